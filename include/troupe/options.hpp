@@ -1,0 +1,27 @@
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace troupe {
+
+/// How an engine is built. Zero or "auto" lets the engine choose; what it chose is in `engine::info()`.
+struct engine_options {
+  std::string model;                        ///< a .gguf file, a directory with config.json and *.safetensors, or a name in the model folder
+  std::string served_model_name;            ///< empty: the model's file name without its ending
+  std::string chat_template;                ///< a file with a Jinja template; empty: the model's own
+  std::string device = "auto";              ///< auto, cpu
+  std::uint32_t threads = 0;                ///< compute threads of a CPU rank
+  std::uint32_t max_model_len = 0;          ///< tokens of one sequence; 0: the model's context, as far as the cache holds it
+  std::uint32_t max_num_seqs = 64;          ///< sequences that run at once
+  std::uint32_t max_num_batched_tokens = 0; ///< tokens in one step
+  std::uint64_t kv_cache_memory_bytes = 0;  ///< 0: a share of the free memory, at most what the options can use
+  std::string kv_cache_dtype = "auto";      ///< auto, f16, f32, bf16
+  std::uint32_t max_requests = 256;         ///< requests in the system; more are refused before they are encoded
+  std::uint32_t stream_buffer = 1024;       ///< tokens a stream may be ahead of its reader before it parks
+  std::uint32_t stall_seconds = 60;         ///< a parked stream is cancelled after this time
+  std::uint32_t text_threads = 1;           ///< text shards
+  bool reference = false;                   ///< the scalar float32 forward pass: slow, the oracle of the others
+  bool fold_threads = false;                ///< text and control actors on one thread (machines with one or two cores)
+};
+
+}  // namespace troupe
