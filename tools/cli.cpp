@@ -1,0 +1,106 @@
+#include "tools/cli.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include <troupe/error.hpp>
+
+namespace troupe::cli {
+
+int exit_code_of(const std::error_code& code) {
+  if (code.category() != category()) return exit_failure;
+  switch (static_cast<errc>(code.value())) {
+    case errc::invalid_argument:
+    case errc::invalid_file:
+    case errc::unsupported:
+    case errc::not_found:
+    case errc::context_exceeded: return exit_usage;
+    case errc::rank_failed: return exit_rank_lost;
+    default: return exit_failure;
+  }
+}
+
+void add_engine_options(CLI::App& command, engine_options& o) {
+  command.add_option("model", o.model, "a .gguf file, a directory with safetensors, or a name in the model folder")
+      ->type_name("MODEL");
+  command.add_option("--device", o.device, "where to compute")
+      ->check(CLI::IsMember({"auto", "cpu"}))
+      ->capture_default_str();
+  command.add_option("-t,--threads", o.threads, "compute threads (0: one per core)")->check(CLI::Range(0, 1024));
+  command.add_option("--max-model-len", o.max_model_len, "tokens of one sequence, prompt and answer (0: the model's context)");
+  command.add_option("--max-num-seqs", o.max_num_seqs, "sequences that run at once")->check(CLI::Range(1, 4096))->capture_default_str();
+  command.add_option("--max-num-batched-tokens", o.max_num_batched_tokens, "tokens in one step (0: chosen)");
+  command.add_option("--kv-cache-memory-bytes", o.kv_cache_memory_bytes, "memory for the KV cache (0: chosen)");
+  command.add_option("--kv-cache-dtype", o.kv_cache_dtype, "type of the KV cache")
+      ->check(CLI::IsMember({"auto", "f16", "f32", "bf16"}))
+      ->capture_default_str();
+  command.add_option("--chat-template", o.chat_template, "a file with a Jinja chat template instead of the model's own");
+  command.add_flag("--reference", o.reference, "compute in plain scalar float32: slow, exact, for comparisons");
+}
+
+void add_sampling_options(CLI::App& command, sampling_params& s) {
+  command.add_option("--temperature", s.temperature, "0: always the likeliest token")->check(CLI::Range(0.0, 100.0));
+  command.add_option("--top-p", s.top_p, "keep the likeliest tokens up to this share")->check(CLI::Range(0.0, 1.0));
+  command.add_option("--top-k", s.top_k, "keep the K likeliest tokens (0: all)");
+  command.add_option("--min-p", s.min_p, "keep tokens at least this likely, relative to the likeliest")->check(CLI::Range(0.0, 1.0));
+  command.add_option("--repetition-penalty", s.repetition_penalty, "divides the logits of tokens seen before");
+  command.add_option("--frequency-penalty", s.frequency_penalty, "subtracted per occurrence in the answer");
+  command.add_option("--presence-penalty", s.presence_penalty, "subtracted once for a token in the answer");
+  command.add_option_function<std::uint64_t>("--seed", [&s](std::uint64_t seed) { s.seed = seed; },
+                                             "the same seed gives the same answer, whatever else runs");
+}
+
+std::string read_input(const std::string& path) {
+  if (path.empty() || path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw error(errc::not_found, path + ": cannot be opened: check the path");
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<std::int32_t> parse_tokens(const std::string& text, const std::string& origin) {
+  std::vector<std::int32_t> ids;
+  const char* at = text.data();
+  const char* end = at + text.size();
+  const auto separator = [](char c) { return c == ' ' || c == ',' || c == '\n' || c == '\r' || c == '\t'; };
+  while (at != end) {
+    if (separator(*at)) {
+      ++at;
+      continue;
+    }
+    std::int32_t id = 0;
+    auto [stop, code] = std::from_chars(at, end, id);
+    if (code != std::errc() || (stop != end && !separator(*stop)) || id < 0) {
+      const char* word_end = std::find_if(at, end, separator);
+      throw error(errc::invalid_argument, origin + ": '" + std::string(at, std::min<std::ptrdiff_t>(word_end - at, 40)) +
+                                              "' is not a token id: give whole numbers from 0, separated by spaces");
+    }
+    ids.push_back(id);
+    at = stop;
+  }
+  return ids;
+}
+
+std::optional<std::string> nearest_spelling(const std::string& word, const std::vector<std::string>& candidates) {
+  std::optional<std::string> best;
+  std::size_t best_distance = std::max<std::size_t>(2, word.size() / 3) + 1;
+  for (const std::string& candidate : candidates) {
+    std::vector<std::size_t> row(candidate.size() + 1);
+    for (std::size_t j = 0; j <= candidate.size(); ++j) row[j] = j;
+    for (std::size_t i = 1; i <= word.size(); ++i) {
+      std::size_t diagonal = row[0];
+      row[0] = i;
+      for (std::size_t j = 1; j <= candidate.size(); ++j) {
+        const std::size_t above = row[j];
+        row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (word[i - 1] != candidate[j - 1])});
+        diagonal = above;
+      }
+    }
+    if (row.back() < best_distance) best_distance = row.back(), best = candidate;
+  }
+  return best;
+}
+
+}  // namespace troupe::cli

@@ -1,0 +1,44 @@
+#pragma once
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <troupe/options.hpp>
+#include <troupe/request.hpp>
+
+/// What the subcommands share. Each command is one file with one function, listed in commands().
+namespace troupe::cli {
+
+/// Exit codes of interfaces: 0 done, 1 a negative answer, then these.
+inline constexpr int exit_usage = 2, exit_failure = 3, exit_rank_lost = 70;
+int exit_code_of(const std::error_code&);
+
+/// Adds its subcommand to `app`; the callback stores the exit code.
+using add_command = void (*)(CLI::App& app, int& exit_code);
+void add_serve(CLI::App&, int&);
+void add_chat(CLI::App&, int&);
+void add_generate(CLI::App&, int&);
+void add_tokenize(CLI::App&, int&);
+void add_detokenize(CLI::App&, int&);
+void add_template(CLI::App&, int&);
+void add_logits(CLI::App&, int&);
+void add_inspect(CLI::App&, int&);
+void add_bench(CLI::App&, int&);
+void add_doctor(CLI::App&, int&);
+
+/// The options that every command with an engine takes: MODEL, threads, cache, lengths.
+void add_engine_options(CLI::App& command, engine_options& options);
+/// Temperature and its relatives.
+void add_sampling_options(CLI::App& command, sampling_params& sampling);
+
+/// Whole input of a file, or of stdin when `path` is empty or "-". Throws troupe::error.
+std::string read_input(const std::string& path);
+/// Whitespace or comma separated ids; throws troupe::error naming the first word that is none.
+std::vector<std::int32_t> parse_tokens(const std::string& text, const std::string& origin);
+
+/// The spelling in `candidates` nearest to `word`, if one is near enough to be meant.
+std::optional<std::string> nearest_spelling(const std::string& word, const std::vector<std::string>& candidates);
+
+}  // namespace troupe::cli
