@@ -1,0 +1,73 @@
+#include "src/model/open_model.hpp"
+
+#include <filesystem>
+#include <fstream>
+
+#include "src/format/gguf.hpp"
+#include "src/format/safetensors.hpp"
+#include "src/model/read_config.hpp"
+
+namespace troupe::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uintmax_t max_config_bytes = 4u << 20;
+
+result<std::string> read_text(const fs::path& path) {
+  std::error_code ec;
+  const auto size = fs::file_size(path, ec);
+  if (ec) return failure(errc::not_found, path.string() + ": no such file: a model folder holds config.json and *.safetensors");
+  if (size > max_config_bytes)
+    return failure(errc::invalid_file, path.string() + ": larger than 4 MiB: not a model's configuration");
+  std::string text(static_cast<std::size_t>(size), '\0');
+  std::ifstream in(path, std::ios::binary);
+  if (!in.read(text.data(), static_cast<std::streamsize>(text.size())))
+    return failure(errc::io_failed, path.string() + ": cannot be read: check its permissions");
+  return text;
+}
+
+result<std::shared_ptr<const model>> finish(std::string path, described_model described, file_form form,
+                                            std::shared_ptr<const format::tensor_source> source) {
+  auto weights = weight_table::resolve(std::move(source), *described.architecture, form, described.config);
+  if (!weights) return weights.take_error();
+  return std::make_shared<const model>(model{std::move(path), std::move(described.config), std::move(*weights)});
+}
+
+result<std::shared_ptr<const model>> open_gguf(const std::string& path) {
+  auto file = format::gguf_file::open(path);
+  if (!file) return file.take_error();
+  auto source = std::make_shared<format::gguf_file>(std::move(*file));
+  auto described = config_from_gguf(*source);
+  if (!described) return described.take_error();
+  return finish(path, std::move(*described), file_form::gguf, std::move(source));
+}
+
+result<std::shared_ptr<const model>> open_folder(const std::string& path) {
+  const fs::path folder(path);
+  auto config = read_text(folder / "config.json");
+  if (!config) return config.take_error();
+  std::string generation;
+  if (fs::exists(folder / "generation_config.json")) {
+    auto text = read_text(folder / "generation_config.json");
+    if (!text) return text.take_error();
+    generation = std::move(*text);
+  }
+  auto described = config_from_json(*config, generation, (folder / "config.json").string());
+  if (!described) return described.take_error();
+  auto file = format::safetensors_file::open(folder);
+  if (!file) return file.take_error();
+  auto source = std::make_shared<format::safetensors_file>(std::move(*file));
+  return finish(path, std::move(*described), file_form::safetensors, std::move(source));
+}
+
+}  // namespace
+
+result<std::shared_ptr<const model>> open_model(const std::string& path) {
+  std::error_code ec;
+  const fs::file_status status = fs::status(path, ec);
+  if (!fs::exists(status)) return failure(errc::not_found, path + ": no such file or folder: give a .gguf file or a model folder");
+  return fs::is_directory(status) ? open_folder(path) : open_gguf(path);
+}
+
+}  // namespace troupe::model

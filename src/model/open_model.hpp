@@ -1,0 +1,23 @@
+#pragma once
+#include <memory>
+#include <string>
+
+#include "src/base/result.hpp"
+#include "src/model/config.hpp"
+#include "src/model/weights.hpp"
+
+namespace troupe::model {
+
+/// A model on disk: its numbers and its tensors, checked against each other. Immutable; the tensors point into mapped
+/// files that live as long as the model.
+struct model {
+  std::string path;
+  model_config config;
+  weight_table weights;
+};
+
+/// Opens a .gguf file (the first shard of a split one) or a Hugging Face directory (config.json and *.safetensors, with
+/// or without an index). Reads no tensor data. Errors: not_found, invalid_file, unsupported.
+result<std::shared_ptr<const model>> open_model(const std::string& path);
+
+}  // namespace troupe::model

@@ -1,0 +1,41 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "src/base/result.hpp"
+#include "src/format/tensor_view.hpp"
+#include "src/model/architecture.hpp"
+#include "src/model/config.hpp"
+
+namespace troupe::model {
+
+/// The tensors of a model by role. Shapes agree with the config and every type can be dequantized; the views point into
+/// `source()`, which the table keeps alive. Cheap to move; read from any thread.
+class weight_table {
+ public:
+  /// Null: the model has no such tensor (no bias, a tied head).
+  const format::tensor_view* find(tensor_role role, std::uint32_t layer = 0) const noexcept {
+    const std::size_t row = per_layer(role) ? std::size_t{layer} + 1 : 0;
+    return views_[row * n_tensor_roles + static_cast<std::size_t>(role)];
+  }
+  /// The matrix that makes logits: the head, or the embedding where they are tied.
+  const format::tensor_view& head() const noexcept {
+    const format::tensor_view* h = find(tensor_role::head);
+    return h ? *h : *find(tensor_role::embedding);
+  }
+  const format::tensor_source& source() const noexcept { return *source_; }
+  std::uint64_t bytes() const noexcept { return bytes_; }  ///< of all tensors found
+
+  /// Finds every tensor that the family's table names. In safetensors the config says which biases exist, in a GGUF
+  /// those in the file are taken. Errors: invalid_file (missing, wrong shape), unsupported (type).
+  static result<weight_table> resolve(std::shared_ptr<const format::tensor_source>, const family&, file_form,
+                                      const model_config&);
+
+ private:
+  std::shared_ptr<const format::tensor_source> source_;
+  std::vector<const format::tensor_view*> views_;  // [1 + n_layers][role]
+  std::uint64_t bytes_ = 0;
+};
+
+}  // namespace troupe::model
