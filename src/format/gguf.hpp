@@ -86,7 +86,7 @@ class gguf_file final : public tensor_source {
  private:
   friend class gguf_parser;
   gguf_file() = default;
-  static result<gguf_file> open_shards(mapped_file first, gguf_file parsed);
+  static result<gguf_file> open_shards(const std::string& path, std::uint64_t count);
 
   result<const gguf_entry*> require(std::string_view key) const;
   failure wrong_type(const gguf_entry&, std::string_view wanted) const;
