@@ -1,0 +1,239 @@
+#include <condition_variable>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <iterator>
+
+#include "actors/front/engine_impl.hpp"
+#include "actors/front/port.hpp"
+#include "src/base/log.hpp"
+#include "src/cpu/cpu_backend.hpp"
+#include "src/model/locate.hpp"
+#include "src/text/open_tokenizer.hpp"
+
+namespace troupe {
+namespace {
+
+std::string read_file(const std::string& path, std::size_t limit) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw error(errc::not_found, path + ": cannot be opened: check the path");
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (text.size() > limit) throw error(errc::invalid_file, path + ": is larger than " + std::to_string(limit) + " bytes");
+  return text;
+}
+
+text::text_model load_text(const engine_options& options, const std::string& path) {
+  text::text_model out;
+  auto opened = text::open_tokenizer(path);
+  if (!opened) {
+    // Token ids still work, which is all that a folder without tokenizer files can offer.
+    if (opened.error().code != errc::unsupported && opened.error().code != errc::not_found) (void)opened.value();
+    log().warn("{}", opened.error().message);
+  } else {
+    out.tokenizer = opened->tokenizer;
+    out.chat = opened->chat;
+  }
+  if (!options.chat_template.empty()) {
+    auto source = read_file(options.chat_template, 1 << 20);
+    out.chat = std::make_shared<const text::chat_template>(
+        text::open_chat_template(std::move(source), out.tokenizer).value());
+  }
+  return out;
+}
+
+cpu::cpu_options backend_options(const engine_options& o) {
+  cpu::cpu_options c;
+  c.threads = o.threads;
+  c.max_slots = o.max_num_seqs;
+  if (o.max_num_batched_tokens) c.max_batched_tokens = std::max(o.max_num_batched_tokens, o.max_num_seqs);
+  else c.max_batched_tokens = std::max(c.max_batched_tokens, o.max_num_seqs);
+  c.max_model_len = o.max_model_len;
+  c.reference = o.reference;
+  if (o.kv_cache_dtype == "f32") c.kv = cpu::kv_dtype::f32;
+  else if (o.kv_cache_dtype == "bf16") c.kv = cpu::kv_dtype::bf16;
+  else if (o.kv_cache_dtype == "auto" || o.kv_cache_dtype == "f16") c.kv = cpu::kv_dtype::f16;
+  else throw error(errc::invalid_argument, "kv_cache_dtype '" + o.kv_cache_dtype + "': use auto, f16, bf16 or f32");
+  return c;
+}
+
+void check(const engine_options& o) {
+  if (o.device != "auto" && o.device != "cpu")
+    throw error(errc::unsupported, "device '" + o.device + "': this build computes on the CPU: use auto or cpu");
+  if (o.max_num_seqs == 0) throw error(errc::invalid_argument, "max_num_seqs must be at least 1");
+  if (o.max_requests == 0) throw error(errc::invalid_argument, "max_requests must be at least 1");
+  if (o.stream_buffer == 0) throw error(errc::invalid_argument, "stream_buffer must be at least 1");
+  if (o.text_threads == 0 || o.text_threads > 64) throw error(errc::invalid_argument, "text_threads must be from 1 to 64");
+}
+
+}  // namespace
+
+engine::impl::impl(engine_options options)
+    : options_(std::move(options)), sinks_(std::make_shared<front::sinks>()), permits_(options_.max_requests) {
+  check(options_);
+  load();
+}
+
+engine::impl::~impl() { shut(); }
+
+void engine::impl::load() {
+  info_.path = model::locate_model(options_.model).value();
+  // The tokenizer's tables and the packed weights are the two long parts of a start, and independent.
+  auto text = std::async(std::launch::async, [this] { return load_text(options_, info_.path); });
+  model_ = model::open_model(info_.path).value();
+  cpu::cpu_options cpu_options = backend_options(options_);
+  auto plan = cpu::plan_memory(*model_, cpu_options).value();
+  if (options_.kv_cache_memory_bytes) {
+    cpu_options.n_pages = static_cast<std::uint32_t>(std::min<std::uint64_t>(options_.kv_cache_memory_bytes / plan.page_bytes, 1u << 30));
+    if (cpu_options.n_pages == 0)
+      throw error(errc::invalid_argument, "kv_cache_memory_bytes: one page of the KV cache takes " +
+                                              std::to_string(plan.page_bytes) + " bytes: give more");
+    plan = cpu::plan_memory(*model_, cpu_options).value();
+  }
+  log().info("{}: {}", info_.path, plan.describe());
+  actor_parts parts;
+  parts.backend = cpu::make_cpu_backend(model_, cpu_options, sinks_).value();
+  text_ = text.get();
+  text_.vocab = model_->config.vocab;
+
+  const model::rank_shape shape = parts.backend->shape();
+  info_.max_model_len = shape.max_model_len;
+  info_.max_num_seqs = shape.max_slots;
+  info_.max_num_batched_tokens = shape.max_batched_tokens;
+  info_.n_pages = shape.n_pages.empty() ? 0 : shape.n_pages.front();
+  info_.kv_cache_bytes = plan.kv;
+  info_.weight_bytes = plan.weights;
+  info_.threads = cpu_options.threads ? cpu_options.threads : std::max(1u, std::thread::hardware_concurrency());
+  info_.isa = options_.reference ? "reference" : std::string(kernels::cpu::name(cpu_options.isa));
+  describe();
+
+  metrics_ = std::make_shared<watch::engine_metrics>(watch::engine_labels{
+      .model_name = info_.name,
+      .cache_dtype = options_.kv_cache_dtype,
+      .max_model_len = info_.max_model_len,
+      .page_tokens = page_tokens,
+      .n_pages = info_.n_pages,
+  });
+  parts.text = text_;
+  parts.eos = info_.eos_tokens;
+  parts.n_text_shards = options_.text_threads;
+  parts.max_requests = options_.max_requests;
+  parts.fold = options_.fold_threads;
+  parts.metrics = metrics_;
+  parts.on_rank_lost = [this](std::string what) { rank_lost(what); };
+  system_ = std::make_unique<actor_system>(std::move(parts));
+}
+
+void engine::impl::describe() {
+  const auto& c = model_->config;
+  info_.name = !options_.served_model_name.empty() ? options_.served_model_name
+                                                   : std::filesystem::path(info_.path).stem().string();
+  info_.architecture = c.architecture;
+  info_.n_layers = c.n_layers;
+  info_.hidden = c.hidden;
+  info_.vocab = c.vocab;
+  info_.context_length = c.context;
+  for (const auto& t : model_->weights.source().tensors()) info_.n_parameters += t.shape.elements();
+  info_.device = "cpu";
+  info_.eos_tokens = c.eos;
+  if (text_.tokenizer) {
+    info_.bos_token = text_.tokenizer->bos();
+    for (token_id id : text_.tokenizer->end_of_generation())
+      if (std::find(info_.eos_tokens.begin(), info_.eos_tokens.end(), id) == info_.eos_tokens.end()) info_.eos_tokens.push_back(id);
+  }
+  info_.has_chat_template = text_.chat != nullptr;
+}
+
+engine_status engine::impl::status() const {
+  engine_status s;
+  const system_status now = system_->status();
+  s.failed = failed_.load(std::memory_order_acquire);
+  s.draining = permits_.closed();
+  s.ready = now.ready && !s.failed && !s.draining;
+  s.requests_in_system = permits_.in_use();
+  s.sequences_running = now.running;
+  s.sequences_waiting = now.waiting;
+  s.pages_total = now.pages_total;
+  s.pages_free = now.pages_free;
+  s.steps = now.steps;
+  return s;
+}
+
+void engine::impl::stop(std::chrono::milliseconds drain, std::function<void()> stopped) {
+  permits_.close();
+  system_->drain(std::chrono::steady_clock::now() + drain, std::move(stopped));
+}
+
+void engine::impl::rank_lost(const std::string& what) {
+  failed_.store(true, std::memory_order_release);
+  std::function<void(std::error_code, std::string)> call;
+  {
+    std::lock_guard lock(mutex_);
+    failure_message_ = what;
+    call = std::exchange(failure_callback_, nullptr);
+  }
+  if (call) call(errc::rank_failed, what);
+}
+
+void engine::impl::on_failure(std::function<void(std::error_code, std::string)> callback) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!failed_.load(std::memory_order_acquire)) {
+      failure_callback_ = std::move(callback);
+      return;
+    }
+  }
+  callback(errc::rank_failed, failure_message_);
+}
+
+void engine::impl::shut() noexcept {
+  permits_.close();
+  if (system_) system_->shut();
+}
+
+engine engine::open(engine_options options) { return engine(std::make_shared<impl>(std::move(options))); }
+
+engine::engine(std::shared_ptr<impl> i) : impl_(std::move(i)) {}
+engine::engine(engine&&) noexcept = default;
+engine& engine::operator=(engine&& other) noexcept {
+  if (this != &other) {
+    if (impl_) impl_->shut();
+    impl_ = std::move(other.impl_);
+  }
+  return *this;
+}
+engine::~engine() {
+  if (impl_) impl_->shut();
+}
+
+const model_info& engine::info() const noexcept { return impl_->info(); }
+engine_status engine::status() const { return impl_->status(); }
+std::unique_ptr<port> engine::open_port(port_waker waker) {
+  return std::unique_ptr<port>(new port(std::make_unique<port::impl>(impl_, waker)));
+}
+void engine::stop(std::chrono::milliseconds drain, std::function<void()> stopped) { impl_->stop(drain, std::move(stopped)); }
+void engine::on_failure(std::function<void(std::error_code, std::string)> f) { impl_->on_failure(std::move(f)); }
+std::string engine::metrics() const { return impl_->metrics().expose(); }
+
+std::vector<std::int32_t> engine::tokenize(std::string_view text, bool add_special, bool parse_special) const {
+  request r;
+  r.prompt = text_prompt{std::string(text), add_special, parse_special};
+  return text::encode_prompt(impl_->text(), r).value();
+}
+
+std::string engine::detokenize(const std::vector<std::int32_t>& tokens, bool skip_special) const {
+  const auto& model = impl_->text();
+  request check;
+  check.prompt = tokens;
+  (void)text::encode_prompt(model, check).value();  // refuses ids outside the vocabulary
+  if (!model.tokenizer) throw error(errc::unsupported, "the model has no tokenizer that Troupe reads");
+  text::detokenizer decoder(model.tokenizer, {.skip_special = skip_special});
+  std::string out;
+  for (std::int32_t id : tokens) out += decoder.append(id);
+  return out + decoder.finish();
+}
+
+std::string engine::apply_template(const chat_prompt& prompt) const {
+  return text::render_chat(impl_->text(), prompt).value();
+}
+
+}  // namespace troupe

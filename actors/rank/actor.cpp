@@ -1,0 +1,52 @@
+#include "actors/rank/actor.hpp"
+
+#include "src/base/log.hpp"
+
+namespace troupe::rank {
+
+rank_actor::rank_actor(std::uint32_t rank, std::unique_ptr<model::backend> backend)
+    : rank_(rank), backend_(std::move(backend)) {}
+
+void rank_actor::on(step_plan&& m, outbox& out) {
+  if (lost_) return;
+  const model::step_plan_view plan = m.plan->view();
+  if (plan.seq() != last_ + 1)
+    return fail("plan " + std::to_string(plan.seq()) + " came after plan " + std::to_string(last_), out);
+  last_ = plan.seq();
+  if (plan.kind() == model::plan_kind::stop) {
+    model::step_done done;
+    done.seq = plan.seq();
+    return out.send(sched::step_done(rank_, std::move(done)));
+  }
+
+  out.step_started();
+  if (auto launched = backend_->launch(std::move(m.plan)); !launched) return fail(launched.error().message, out);
+  // The CPU backend computes in poll(). With a device, polling goes on from the loop while messages still arrive.
+  for (;;) {
+    model::step_done done;
+    auto finished = backend_->poll(done);
+    if (!finished) return fail(finished.error().message, out);
+    if (!*finished) continue;
+    out.step_ended();
+    return out.send(sched::step_done(rank_, std::move(done)));
+  }
+}
+
+void rank_actor::fail(std::string what, outbox& out) {
+  lost_ = true;
+  log().error("rank {}: {}", rank_, what);
+  out.step_ended();
+  out.send(sched::rank_failed(rank_, std::move(what)));
+}
+
+void rank_actor::failed(message&, std::exception_ptr error, outbox& out) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    fail(e.what(), out);
+  } catch (...) {
+    fail("an unknown exception", out);
+  }
+}
+
+}  // namespace troupe::rank

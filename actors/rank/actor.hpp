@@ -1,0 +1,44 @@
+#pragma once
+#include <memory>
+#include <string>
+
+#include "actors/rank/messages.hpp"
+#include "actors/sched/messages.hpp"
+#include "src/model/backend.hpp"
+
+/// A rank: executes plans in order of their number and answers each.
+///
+/// Owns: the backend. Thread: its loop, on which a CPU backend computes. Invariants: a plan whose number is not the last
+/// one's plus one is refused; after a failure nothing is executed any more.
+namespace troupe::rank {
+
+/// Where a rank's messages go: to the scheduler, and a failure to the supervisor too.
+class outbox {
+ public:
+  virtual ~outbox() = default;
+  virtual void send(sched::step_done&&) = 0;
+  virtual void send(sched::rank_failed&&) = 0;
+  /// A step starts or has ended: what the watchdog looks at.
+  virtual void step_started() {}
+  virtual void step_ended() {}
+};
+
+class rank_actor {
+ public:
+  using message = rank::message;
+
+  rank_actor(std::uint32_t rank, std::unique_ptr<model::backend> backend);
+
+  void on(step_plan&&, outbox&);
+  void failed(message&, std::exception_ptr, outbox&);
+
+ private:
+  void fail(std::string what, outbox&);
+
+  std::uint32_t rank_;
+  std::unique_ptr<model::backend> backend_;
+  step_seq last_ = 0;
+  bool lost_ = false;
+};
+
+}  // namespace troupe::rank
