@@ -37,13 +37,14 @@ find_package(PkgConfig REQUIRED)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 
-# Standalone Asio. Asio 1.22.1 does not recognise clang's coroutines by itself.
+# Standalone Asio. Asio 1.22.1 does not recognise clang's coroutines by itself. Whether it finds std::aligned_alloc depends
+# on a standard header being included before it; units that differ free memory with the wrong function, so it is said here.
 add_library(troupe_asio INTERFACE)
-target_compile_definitions(troupe_asio INTERFACE ASIO_STANDALONE ASIO_NO_DEPRECATED ASIO_HAS_CO_AWAIT=1 ASIO_HAS_STD_COROUTINE=1)
+target_compile_definitions(troupe_asio INTERFACE ASIO_STANDALONE ASIO_NO_DEPRECATED ASIO_HAS_CO_AWAIT=1 ASIO_HAS_STD_COROUTINE=1 ASIO_HAS_STD_ALIGNED_ALLOC=1)
 target_link_libraries(troupe_asio INTERFACE Threads::Threads)
 # Boost.Asio and Beast: the edge and include/troupe/boost_asio.hpp only.
 add_library(troupe_boost_asio INTERFACE)
-target_compile_definitions(troupe_boost_asio INTERFACE BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_HAS_CO_AWAIT=1 BOOST_ASIO_HAS_STD_COROUTINE=1)
+target_compile_definitions(troupe_boost_asio INTERFACE BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_HAS_CO_AWAIT=1 BOOST_ASIO_HAS_STD_COROUTINE=1 BOOST_ASIO_HAS_STD_ALIGNED_ALLOC=1)
 target_link_libraries(troupe_boost_asio INTERFACE Boost::headers Threads::Threads)
 
 add_library(troupe_public INTERFACE)
