@@ -226,10 +226,7 @@ std::string engine::detokenize(const std::vector<std::int32_t>& tokens, bool ski
   check.prompt = tokens;
   (void)text::encode_prompt(model, check).value();  // refuses ids outside the vocabulary
   if (!model.tokenizer) throw error(errc::unsupported, "the model has no tokenizer that Troupe reads");
-  text::detokenizer decoder(model.tokenizer, {.skip_special = skip_special});
-  std::string out;
-  for (std::int32_t id : tokens) out += decoder.append(id);
-  return out + decoder.finish();
+  return model.tokenizer->decode(tokens, skip_special);
 }
 
 std::string engine::apply_template(const chat_prompt& prompt) const {

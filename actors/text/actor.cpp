@@ -71,7 +71,7 @@ void text_actor::on(encode_request&& m, outbox& out) {
   record->request.prompt = std::vector<std::int32_t>();
   auto s = std::make_unique<stream>(record);
   if (model_.tokenizer)
-    s->decoder.emplace(model_.tokenizer, detokenize_options{.skip_special = record->request.skip_special_tokens});
+    s->decoder.emplace(*model_.tokenizer, detokenize_options{.skip_special = record->request.skip_special_tokens});
   s->usage.prompt_tokens = static_cast<std::uint32_t>(record->sched.prompt.size());
   s->timings.encoded = seconds_between(record->arrived, now_());
   metrics_->prompt_tokens.add(s->usage.prompt_tokens);
