@@ -7,15 +7,27 @@
 
 namespace troupe::text {
 
-pair_merges::pair_merges(std::size_t expected)
-    : slots_(std::bit_ceil(std::max<std::size_t>(16, 2 * expected + 1))), shift_(64 - std::countr_zero(slots_.size())) {}
-
-void pair_merges::add(token_id left, token_id right, merge m) {
-  const std::uint64_t k = key(left, right);
-  std::size_t at = slot_of(k);
-  for (; slots_[at].key != empty; at = (at + 1) & (slots_.size() - 1))
-    if (slots_[at].key == k) return;
-  slots_[at] = {k, m};
+pair_merges::pair_merges(std::vector<entry> entries)
+    : entries_(std::move(entries)),
+      slots_(std::bit_ceil(std::max<std::size_t>(16, 2 * entries_.size() + 1)), empty_slot),
+      shift_(64 - std::countr_zero(slots_.size())) {
+  constexpr std::size_t ahead = 8;  // slots are fetched before their use: the table is too large for the nearest caches
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    if (i + ahead < entries_.size()) {
+      const entry& soon = entries_[i + ahead];
+      __builtin_prefetch(&slots_[hash(soon.left, soon.right) >> shift_], 1);
+    }
+    const auto [left, right, merged] = entries_[i];
+    const std::uint64_t h = hash(left, right);
+    std::size_t at = h >> shift_;
+    const auto differs = [&](std::uint32_t slot) {
+      const entry& e = entries_[slot & rank_mask];
+      return slot >> 24 != (h & 0xFF) || e.left != left || e.right != right;
+    };
+    while (slots_[at] != empty_slot && differs(slots_[at])) at = (at + 1) & (slots_.size() - 1);
+    if (slots_[at] == empty_slot)
+      slots_[at] = static_cast<std::uint32_t>(h & 0xFF) << 24 | static_cast<std::uint32_t>(i);
+  }
 }
 
 score_merges::score_merges(const std::vector<float>& scores) : ranks(scores.size()) {
@@ -27,29 +39,58 @@ score_merges::score_merges(const std::vector<float>& scores) : ranks(scores.size
 }
 
 result<pair_merges> read_merges(const vocabulary& vocab, const token_table& tokens) {
-  constexpr std::size_t most_merges = std::size_t{1} << 24;
-  if (vocab.merges.size() > most_merges)
+  if (vocab.merges.size() > pair_merges::most)
     return failure(errc::invalid_file, "the vocabulary has " + std::to_string(vocab.merges.size()) +
-                                           " merges: at most " + std::to_string(most_merges) + " are possible");
-  pair_merges out(vocab.merges.size());
-  std::string text;
+                                           " merges: at most " + std::to_string(pair_merges::most) + " are possible");
+  std::vector<pair_merges::entry> entries;
+  entries.reserve(vocab.merges.size());
+
+  // In blocks, so that the slots of the token table are on their way before they are looked at.
+  struct pending {
+    std::string_view left, right;  // as model bytes
+    std::uint64_t left_hash, right_hash;
+    token_id merged;
+  };
+  constexpr std::size_t block = 16;
+  std::array<pending, block> waiting;
+  std::array<std::string, block> spelled;
   token_id guess = 0;
-  for (std::size_t rank = 0; rank < vocab.merges.size(); ++rank) {
-    const merge_text& m = vocab.merges[rank];
-    text.clear();
-    tokens.append_model_bytes(m.left, text);
-    const std::size_t middle = text.size();
-    tokens.append_model_bytes(m.right, text);
-    const std::string_view whole = text;
-    const token_id left = tokens.find(whole.substr(0, middle)), right = tokens.find(whole.substr(middle));
-    // Vocabularies list merged tokens in the order of their merges, so the next id is nearly always right.
-    token_id id = guess;
-    if (tokens.type(id) != token_type::normal || tokens.bytes(id) != whole) id = tokens.find(whole);
-    if (left == no_token || right == no_token || id == no_token) continue;
-    out.add(left, right, {static_cast<std::uint32_t>(rank), id});
-    guess = id + 1;
+  for (std::size_t first = 0; first < vocab.merges.size(); first += block) {
+    const std::size_t n = std::min(block, vocab.merges.size() - first);
+    for (std::size_t i = 0; i < n; ++i) {
+      const merge_text& m = vocab.merges[first + i];
+      pending& p = waiting[i];
+      // Vocabularies list merged tokens in the order of their merges, so the next id is nearly always right, and its
+      // bytes need no spelling out.
+      const std::string_view written = tokens.contains(guess) ? vocab.tokens[static_cast<std::size_t>(guess)] : "";
+      const std::string_view whole = tokens.model_bytes(guess);
+      const std::size_t middle = tokens.model_size(m.left);
+      if (written.size() == m.left.size() + m.right.size() && same_bytes(written.substr(0, m.left.size()), m.left) &&
+          same_bytes(written.substr(m.left.size()), m.right) &&
+          tokens.type(guess) == token_type::normal && middle + tokens.model_size(m.right) == whole.size()) {
+        p = {whole.substr(0, middle), whole.substr(middle), 0, 0, guess};
+      } else {
+        std::string& text = spelled[i];
+        text.clear();
+        tokens.append_model_bytes(m.left, text);
+        const std::size_t left_size = text.size();
+        tokens.append_model_bytes(m.right, text);
+        const std::string_view both = text;
+        p = {both.substr(0, left_size), both.substr(left_size), 0, 0, tokens.find(both)};
+      }
+      guess = p.merged + 1;
+      p.left_hash = hash_bytes(p.left);
+      p.right_hash = hash_bytes(p.right);
+      tokens.prefetch(p.left_hash);
+      tokens.prefetch(p.right_hash);
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      const pending& p = waiting[i];
+      const token_id left = tokens.find(p.left, p.left_hash), right = tokens.find(p.right, p.right_hash);
+      if (left != no_token && right != no_token && p.merged != no_token) entries.push_back({left, right, p.merged});
+    }
   }
-  return out;
+  return pair_merges(std::move(entries));
 }
 
 bpe::bpe(std::shared_ptr<const token_table> tokens, merge_source merges, options o)

@@ -20,34 +20,40 @@ struct merge {
 };
 inline constexpr std::uint32_t no_merge = UINT32_MAX;
 
-/// Merges listed as pairs of tokens.
+/// Merges listed as pairs of tokens, in the order of their ranks.
 class pair_merges {
  public:
-  explicit pair_merges(std::size_t expected);
-  /// Keeps the first of equal pairs. At most as many as expected.
-  void add(token_id left, token_id right, merge);
+  static constexpr std::size_t most = (std::size_t{1} << 24) - 1;
+
+  struct entry {
+    token_id left, right, merged;
+  };
+  /// At most `most` entries; of equal pairs the first counts.
+  explicit pair_merges(std::vector<entry>);
   merge find(token_id left, token_id right) const noexcept {
-    const std::uint64_t k = key(left, right);
-    for (std::size_t at = slot_of(k);; at = (at + 1) & (slots_.size() - 1)) {
-      if (slots_[at].key == k) return slots_[at].what;
-      if (slots_[at].key == empty) return {no_merge, no_token};
+    const std::uint64_t h = hash(left, right);
+    for (std::size_t at = h >> shift_;; at = (at + 1) & (slots_.size() - 1)) {
+      const std::uint32_t s = slots_[at];
+      if (s == empty_slot) return {no_merge, no_token};
+      if (s >> 24 != (h & 0xFF)) continue;
+      const entry& e = entries_[s & rank_mask];
+      if (e.left == left && e.right == right) return {s & rank_mask, e.merged};
     }
   }
 
  private:
-  static constexpr std::uint64_t empty = UINT64_MAX;  // no pair: ids are not negative
-  struct slot {
-    std::uint64_t key = empty;
-    merge what{no_merge, no_token};
-  };
-  static std::uint64_t key(token_id l, token_id r) noexcept {
-    return static_cast<std::uint64_t>(static_cast<std::uint32_t>(l)) << 32 | static_cast<std::uint32_t>(r);
+  // A slot of the hash table: 24 bits of rank and 8 bits of hash. Small slots keep the table in the processor's cache.
+  static constexpr std::uint32_t rank_mask = 0xFFFFFF;
+  static constexpr std::uint32_t empty_slot = 0xFFFFFFFF;
+
+  static std::uint64_t hash(token_id l, token_id r) noexcept {
+    const std::uint64_t key = static_cast<std::uint64_t>(static_cast<std::uint32_t>(l)) << 32 | static_cast<std::uint32_t>(r);
+    const auto wide = static_cast<unsigned __int128>(key) * 0x9E3779B97F4A7C15u;
+    return static_cast<std::uint64_t>(wide) ^ static_cast<std::uint64_t>(wide >> 64);
   }
-  std::size_t slot_of(std::uint64_t k) const noexcept {
-    k *= 0x9E3779B97F4A7C15u;
-    return (k ^ k << 29) >> shift_;
-  }
-  std::vector<slot> slots_;
+
+  std::vector<entry> entries_;
+  std::vector<std::uint32_t> slots_;
   int shift_;
 };
 

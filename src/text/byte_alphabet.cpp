@@ -33,19 +33,24 @@ constexpr tables table = make_tables();
 
 bool append_alphabet_bytes(std::string_view written, std::string& out) {
   const std::size_t before = out.size();
-  for (std::size_t i = 0; i < written.size();) {
-    unsigned code = static_cast<unsigned char>(written[i++]);
+  out.resize(before + written.size());  // every character is at least as long as the byte that it stands for
+  char* to = out.data() + before;
+  const char* from = written.data();
+  const char* const end = from + written.size();
+  while (from != end) {
+    unsigned code = static_cast<unsigned char>(*from++);
     if (code >= 0x80) {
       // Two-byte characters only: nothing longer is in the alphabet.
-      if (code < 0xC2 || code > 0xC5 || i == written.size() || (written[i] & 0xC0) != 0x80) code = n_code_points;
-      else code = (code & 0x1F) << 6 | (static_cast<unsigned char>(written[i++]) & 0x3F);
+      const bool two = code >= 0xC2 && code <= 0xC5 && from != end && (*from & 0xC0) == 0x80;
+      code = two ? (code & 0x1F) << 6 | (static_cast<unsigned char>(*from++) & 0x3F) : n_code_points;
     }
     if (code >= n_code_points || table.to_byte[code] < 0) {
       out.resize(before);
       return false;
     }
-    out.push_back(static_cast<char>(table.to_byte[code]));
+    *to++ = static_cast<char>(table.to_byte[code]);
   }
+  out.resize(static_cast<std::size_t>(to - out.data()));
   return true;
 }
 

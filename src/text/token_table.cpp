@@ -1,6 +1,7 @@
 #include "src/text/token_table.hpp"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <optional>
 
@@ -9,7 +10,7 @@
 namespace troupe::text {
 namespace {
 
-constexpr std::size_t most_tokens = std::size_t{1} << 24;
+constexpr std::size_t most_tokens = (std::size_t{1} << 24) - 1;  // one id is the mark of an empty slot
 constexpr std::size_t most_bytes = std::size_t{1} << 30;
 
 // "<0x0A>", as sentencepiece names byte tokens.
@@ -43,16 +44,31 @@ void token_table::append_model_bytes(std::string_view written, std::string& out)
   if (spelling_ != spelling::byte_alphabet || !append_alphabet_bytes(written, out)) out.append(written);
 }
 
-void token_table::index(token_id id) {
-  const std::string_view text = model_text(id);
-  if (text.empty()) return;
-  const std::uint64_t hash = hash_bytes(text);
-  const auto tag = static_cast<std::uint32_t>(hash);
-  std::size_t at = hash >> shift_;
-  for (; slots_[at].id != no_token; at = (at + 1) & (slots_.size() - 1))
-    if (slots_[at].tag == tag && model_text(slots_[at].id) == text) return;
-  slots_[at] = {tag, id};
-  longest_ = std::max(longest_, text.size());
+void token_table::index(token_type wanted) {
+  // Slots are fetched some tokens ahead of their use: the table is too large for the nearest caches.
+  constexpr std::size_t ahead = 8;
+  std::array<std::uint64_t, ahead> hashes;
+  const std::size_t n = size();
+  const auto prepare = [&](std::size_t i) {
+    if (i >= n || types_[i] != wanted) return;
+    hashes[i % ahead] = hash_bytes(text_of(static_cast<token_id>(i)));
+    prefetch(hashes[i % ahead]);
+  };
+  for (std::size_t i = 0; i < ahead; ++i) prepare(i);
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint64_t hash = hashes[i % ahead];
+    prepare(i + ahead);
+    const std::string_view text = text_of(static_cast<token_id>(i));
+    if (types_[i] != wanted || text.empty()) continue;
+    std::size_t at = hash >> shift_;
+    const auto differs = [&](std::uint32_t slot) {
+      return slot >> 24 != (hash & 0xFF) || !same_bytes(text_of(static_cast<token_id>(slot & id_mask)), text);
+    };
+    while (slots_[at] != empty_slot && differs(slots_[at])) at = (at + 1) & (slots_.size() - 1);
+    if (slots_[at] != empty_slot) continue;  // of equal texts the first counts
+    slots_[at] = static_cast<std::uint32_t>(hash & 0xFF) << 24 | static_cast<std::uint32_t>(i);
+    longest_ = std::max(longest_, text.size());
+  }
 }
 
 result<token_table> token_table::make(const vocabulary& vocab, spelling how) {
@@ -104,12 +120,10 @@ result<token_table> token_table::make(const vocabulary& vocab, spelling how) {
   }
 
   const std::size_t capacity = std::bit_ceil(std::max<std::size_t>(16, 2 * n));
-  out.slots_.resize(capacity);
+  out.slots_.assign(capacity, empty_slot);
   out.shift_ = 64 - std::countr_zero(capacity);
-  for (std::size_t i = 0; i < n; ++i)
-    if (out.types_[i] == token_type::normal) out.index(static_cast<token_id>(i));
-  for (std::size_t i = 0; i < n; ++i)
-    if (out.types_[i] == token_type::user_defined) out.index(static_cast<token_id>(i));
+  out.index(token_type::normal);
+  out.index(token_type::user_defined);
   return out;
 }
 

@@ -40,6 +40,23 @@ inline std::uint64_t hash_bytes(std::string_view s) noexcept {
   return mix(mix(h ^ last) + 1);
 }
 
+/// Equality of short byte strings without a call.
+inline bool same_bytes(std::string_view a, std::string_view b) noexcept {
+  if (a.size() != b.size()) return false;
+  const auto differ = [&]<class Word>(Word, std::size_t at) {
+    Word x, y;
+    std::memcpy(&x, a.data() + at, sizeof x);
+    std::memcpy(&y, b.data() + at, sizeof y);
+    return x != y;
+  };
+  const std::size_t n = a.size();
+  if (n > 16) return std::memcmp(a.data(), b.data(), n) == 0;
+  if (n >= 8) return !differ(std::uint64_t{}, 0) && !differ(std::uint64_t{}, n - 8);
+  if (n >= 4) return !differ(std::uint32_t{}, 0) && !differ(std::uint32_t{}, n - 4);
+  if (n >= 2) return !differ(std::uint16_t{}, 0) && !differ(std::uint16_t{}, n - 2);
+  return n == 0 || a[0] == b[0];
+}
+
 /// The tokens of a vocabulary as the bytes they stand for, and the way back. Owns its memory.
 ///
 /// Bytes: of a byte-level token those its text spells, of a sentencepiece token its text with spaces for U+2581, of a
@@ -66,36 +83,46 @@ class token_table {
   }
 
   /// The normal token (else the user-defined one) that text is made of: of several with these model bytes the first;
-  /// `no_token` if there is none. Model bytes are `bytes`, but in metaspace spelling they keep U+2581.
-  token_id find(std::string_view model_bytes) const noexcept {
-    return find(model_bytes, hash_bytes(model_bytes));
-  }
-  token_id find(std::string_view model_bytes, std::uint64_t hash) const noexcept {
-    const auto tag = static_cast<std::uint32_t>(hash);
+  /// `no_token` if there is none. Model bytes are what `bytes` gives, but in metaspace spelling they keep U+2581.
+  token_id find(std::string_view text) const noexcept { return find(text, hash_bytes(text)); }
+  token_id find(std::string_view text, std::uint64_t hash) const noexcept {
     for (std::size_t at = hash >> shift_;; at = (at + 1) & (slots_.size() - 1)) {
-      const slot& s = slots_[at];
-      if (s.id == no_token) return no_token;
-      if (s.tag == tag && model_text(s.id) == model_bytes) return s.id;
+      const std::uint32_t s = slots_[at];
+      if (s == empty_slot) return no_token;
+      const auto id = static_cast<token_id>(s & id_mask);
+      if (s >> 24 == (hash & 0xFF) && same_bytes(text_of(id), text)) return id;
     }
   }
+  /// Tells the processor that `find` with this hash comes soon.
+  void prefetch(std::uint64_t hash) const noexcept { __builtin_prefetch(&slots_[hash >> shift_]); }
   /// The longest text that `find` can know, in bytes.
   std::size_t longest() const noexcept { return longest_; }
 
   /// Appends what the file's spelling of a part of a token means to `find`.
   void append_model_bytes(std::string_view written, std::string& out) const;
+  /// How many bytes that would be, for a part of a normal token that stands in the table.
+  std::size_t model_size(std::string_view written) const noexcept {
+    if (spelling_ != spelling::byte_alphabet) return written.size();
+    std::size_t n = 0;  // characters
+    for (const char c : written) n += (c & 0xC0) != 0x80;
+    return n;
+  }
+  /// What `find` knows the token by; empty for an id outside the vocabulary.
+  std::string_view model_bytes(token_id id) const noexcept { return contains(id) ? text_of(id) : std::string_view(); }
 
  private:
-  struct slot {
-    std::uint32_t tag = 0;
-    token_id id = no_token;
-  };
+  // A slot of the hash table: 24 bits of id and 8 bits of hash. Small slots keep the table in the processor's cache.
+  static constexpr std::uint32_t id_mask = 0xFFFFFF;
+  static constexpr std::uint32_t empty_slot = 0xFFFFFFFF;
 
-  std::string_view model_text(token_id id) const noexcept {
-    if (model_ends_.empty()) return bytes(id);
-    const std::size_t begin = id == 0 ? 0 : model_ends_[static_cast<std::size_t>(id) - 1];
-    return std::string_view(model_arena_).substr(begin, model_ends_[static_cast<std::size_t>(id)] - begin);
+  std::string_view text_of(token_id id) const noexcept {
+    const auto i = static_cast<std::size_t>(id);
+    const bool own = !model_ends_.empty();
+    const std::uint32_t* ends = own ? model_ends_.data() : ends_.data();
+    const std::size_t begin = i == 0 ? 0 : ends[i - 1];
+    return {(own ? model_arena_ : arena_).data() + begin, ends[i] - begin};
   }
-  void index(token_id);
+  void index(token_type);
 
   spelling spelling_ = spelling::plain;
   std::string arena_;  // of bytes(); ends_[i] is where token i's end
@@ -103,7 +130,7 @@ class token_table {
   std::string model_arena_;  // metaspace spelling only: the texts as written
   std::vector<std::uint32_t> model_ends_;
   std::vector<token_type> types_;
-  std::vector<slot> slots_;
+  std::vector<std::uint32_t> slots_;
   int shift_ = 0;
   std::size_t longest_ = 0;
 };

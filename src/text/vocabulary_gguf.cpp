@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstring>
 
 namespace troupe::text {
 namespace {
@@ -73,13 +74,24 @@ result<void> read_templates(const format::gguf_file& file, vocabulary& out) {
 }
 
 result<void> read_merges(const format::gguf_file& file, vocabulary& out) {
-  auto lines = file.get_strings(key("merges"));
-  if (!lines) return lines.take_error();
-  out.merges.reserve(lines->size());
-  for (const std::string_view line : *lines) {
-    const std::size_t space = line.find(' ', 1);  // the left part is never empty, but may be a space
-    if (space == line.npos || space + 1 == line.size())
-      return failure(errc::invalid_file, file.origin() + ": merge " + std::to_string(out.merges.size()) + " (\"" +
+  const std::string name = key("merges");
+  const format::gguf_entry* e = file.entry(name);
+  if (!e) return failure(errc::not_found, file.origin() + ": " + name + " is missing: the tokenizer cannot work without it");
+  if (e->type != format::gguf_type::array || e->element != format::gguf_type::string)
+    return failure(errc::invalid_file, file.origin() + ": " + name + " is not an array of strings");
+  // The entries are walked in place: a list of half a million strings would only be copied once more. The file has
+  // checked that they lie within the payload.
+  out.merges.reserve(e->count);
+  const std::byte* at = e->payload.data();
+  for (std::uint64_t i = 0; i < e->count; ++i) {
+    std::uint64_t size;
+    std::memcpy(&size, at, sizeof size);
+    const std::string_view line(reinterpret_cast<const char*>(at + sizeof size), size);
+    at += sizeof size + size;
+    std::size_t space = 1;  // the left part is never empty, but may be a space
+    while (space < size && line[space] != ' ') ++space;
+    if (space + 1 >= size)
+      return failure(errc::invalid_file, file.origin() + ": merge " + std::to_string(i) + " (\"" +
                                              std::string(line.substr(0, 60)) + "\") is not two tokens with a space between");
     out.merges.push_back({line.substr(0, space), line.substr(space + 1)});
   }
