@@ -73,7 +73,15 @@ struct token_batch {
   explicit token_batch(std::vector<token_event> e) : events(std::move(e)) {}
 };
 
-/// The last plan is done, every page is back. To the supervisor.
+/// The stop plan is done on every rank (or planning has failed before) and nothing is left. To the supervisor.
 struct drained {};
+
+/// The scheduler found its own books wrong and ended every request with errc::internal; it plans no more. To the
+/// supervisor.
+struct failed {
+  std::string message;
+  failed() = default;
+  explicit failed(std::string m) : message(std::move(m)) {}
+};
 
 }  // namespace troupe::sched

@@ -1,5 +1,6 @@
 #include <boost/test/unit_test.hpp>
 #include <numeric>
+#include <troupe/error.hpp>
 
 #include "actors/cache/actor.hpp"
 
