@@ -51,6 +51,8 @@ class sampler {
   draw next(std::span<float> logits, const parameters&, const token_counts* counts, std::span<const bias> biases,
             std::uint32_t position, bool want_logprob);
 
+  bool finite(std::span<const float> logits) const { return kernels_.argmax(logits.data(), logits.size()).finite; }
+
   /// The tokens that the filters keep, likeliest first; the temperature must be above 0, nothing else is applied.
   std::span<const std::uint32_t> kept(std::span<const float> logits, const parameters&);
 

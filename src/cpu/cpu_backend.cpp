@@ -1,0 +1,204 @@
+#include "src/cpu/cpu_backend.hpp"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <new>
+#include <system_error>
+#include <vector>
+
+#include "src/cpu/forward.hpp"
+#include "src/cpu/region.hpp"
+#include "src/cpu/slot_table.hpp"
+#include "src/cpu/thread_pool.hpp"
+#include "src/sample/sampler.hpp"
+
+namespace troupe::cpu {
+namespace {
+
+constexpr std::uint32_t head_rows = 32;  // rows of logits that exist at once
+
+std::uint64_t logits_bytes(const model::rank_shape& s) { return std::uint64_t{head_rows} * s.vocab * sizeof(float); }
+
+memory_plan plan_for(const model::model& m, const model::rank_shape& shape, const cpu_options& o, std::uint32_t threads) {
+  memory_plan p = plan_reference(m.config, shape);
+  (void)o;
+  p.activations += logits_bytes(shape) + threads * sample::sampler::bytes(shape.vocab);
+  p.slots = slot_table::bytes(shape);
+  return p;
+}
+
+std::uint32_t threads_of(const cpu_options& o) { return o.threads ? o.threads : available_processors(); }
+
+/// Defaults filled in, everything checked against the limits of the arithmetic.
+result<model::rank_shape> shape_of(const model::model& m, const cpu_options& o) {
+  const auto refuse = [](const std::string& what) { return failure(errc::invalid_argument, what); };
+  if (threads_of(o) > 1024) return refuse("more than 1024 compute threads: ask for fewer");
+  if (o.max_slots == 0 || o.max_slots > 65536) return refuse("the number of sequences must be between 1 and 65536");
+  if (o.max_batched_tokens == 0 || o.max_batched_tokens > 65536)
+    return refuse("the number of tokens in one step must be between 1 and 65536");
+  model::rank_shape s;
+  s.vocab = m.config.vocab;
+  s.max_model_len = o.max_model_len ? o.max_model_len : m.config.context;
+  if (s.max_model_len > model::limits::context) return refuse("the longest sequence is beyond 2^24 tokens");
+  s.max_slots = o.max_slots;
+  s.max_batched_tokens = o.max_batched_tokens;
+  s.depth = 1;
+  const std::uint64_t page_bytes = plan_reference(m.config, {.n_pages = {0}}).page_bytes;
+  const std::uint64_t per_sequence = (s.max_model_len + page_tokens - 1) / page_tokens;
+  std::uint64_t pages = o.n_pages;
+  if (pages == 0)
+    pages = std::clamp<std::uint64_t>((std::uint64_t{1} << 30) / page_bytes, per_sequence, per_sequence * s.max_slots);
+  if (pages >= no_page) return refuse("more KV pages than page numbers");
+  s.groups = {{m.config.window, m.config.n_layers, page_bytes}};
+  s.n_pages = {static_cast<std::uint32_t>(pages)};
+  return s;
+}
+
+class cpu_backend final : public model::backend {
+ public:
+  cpu_backend(const model::rank_shape& shape, const cpu_options& o, std::shared_ptr<model::sink_table> sinks,
+              std::unique_ptr<thread_pool> pool, std::unique_ptr<forward> pass, region logits, std::uint32_t window)
+      : shape_(shape),
+        sinks_(std::move(sinks)),
+        pool_(std::move(pool)),
+        forward_(std::move(pass)),
+        logits_(std::move(logits)),
+        slots_(shape, window) {
+    samplers_.reserve(pool_->size());
+    for (std::uint32_t i = 0; i < pool_->size(); ++i)
+      samplers_.emplace_back(shape.vocab, kernels::cpu::vector_kernels_for(o.isa));
+  }
+
+  const model::rank_shape& shape() const override { return shape_; }
+
+  result<void> launch(std::shared_ptr<const model::step_plan> plan) override {
+    if (plan_) return failure(errc::invalid_argument, "a second plan was launched while one is in flight");
+    auto view = model::step_plan_view::parse(plan->bytes());
+    if (!view) return view.take_error();
+    if (view->seq() != last_ + 1)
+      return failure(errc::invalid_argument, "plan " + std::to_string(view->seq()) + " was launched after plan " +
+                                                 std::to_string(last_));
+    last_ = view->seq();
+    if (auto ok = slots_.apply(*view); !ok) return ok;
+    plan_ = std::move(plan);
+    return {};
+  }
+
+  result<bool> poll(model::step_done& done) override {
+    if (!plan_) return false;
+    const auto start = std::chrono::steady_clock::now();
+    const model::step_plan_view plan = plan_->view();
+    done.seq = plan.seq();
+    done.rows.clear();
+    for (const model::page_fork& f : plan.forks()) forward_->fork(f.from, f.to);
+    const step_batch& batch = slots_.batch();
+    if (!batch.rows.empty()) {
+      forward_->run(batch);
+      finish(plan, batch, done);
+    }
+    plan_.reset();
+    done.device_ns = static_cast<std::uint64_t>((std::chrono::steady_clock::now() - start).count());
+    return true;
+  }
+
+ private:
+  /// Logits of the outputs, a few rows at a time: into sinks or into the samplers.
+  void finish(const model::step_plan_view& plan, const step_batch& batch, model::step_done& done) {
+    const auto n_outputs = static_cast<std::uint32_t>(batch.outputs.size());
+    std::shared_ptr<logits_sink> sink;
+    std::uint32_t sink_row = 0xffffffffu;
+    for (std::uint32_t first = 0; first < n_outputs; first += head_rows) {
+      const std::uint32_t n = std::min(head_rows, n_outputs - first);
+      forward_->logits(first, n, logits_.at<float>(0));
+      draws_.fill({});
+      pool_->run([&](team& t) {
+        t.for_tiles(n, 1, [&](std::uint32_t begin, std::uint32_t end) {
+          for (std::uint32_t i = begin; i < end; ++i) draw_row(plan, batch, first + i, i, samplers_[t.index()]);
+        });
+      });
+      for (std::uint32_t i = 0; i < n; ++i) {
+        const step_output& o = batch.outputs[first + i];
+        const model::plan_row& row = plan.rows()[o.row];
+        const sample::draw& d = draws_[i];
+        if (row.output == model::row_output::logits) {
+          if (sink_row != o.row) sink = sinks_ ? sinks_->find(row.sink) : nullptr;
+          if (sink_row != o.row) done.rows.push_back({row.slot, -1, 0, 0.0f});
+          sink_row = o.row;
+          if (!d.ok) done.rows.back().flags = model::row_failed;
+          if (sink) sink->on_logits(batch.positions[o.token], {logits_row(i), shape_.vocab});
+          continue;
+        }
+        done.rows.push_back({row.slot, d.token, d.ok ? 0u : model::row_failed, d.logprob});
+        if (!d.ok) continue;
+        slot_state& s = slots_.slot(row.slot);
+        s.last = d.token;
+        s.has_last = true;
+        if (s.sampling.penalizes()) slots_.counts(row.slot).add_output(d.token);
+      }
+    }
+  }
+
+  void draw_row(const model::step_plan_view& plan, const step_batch& batch, std::uint32_t output, std::uint32_t i,
+                sample::sampler& sampler) {
+    const step_output& o = batch.outputs[output];
+    const model::plan_row& row = plan.rows()[o.row];
+    if (row.output == model::row_output::logits) {
+      draws_[i].ok = sampler.finite({logits_row(i), shape_.vocab});
+      return;
+    }
+    const slot_state& s = slots_.slot(row.slot);
+    draws_[i] = sampler.next({logits_row(i), shape_.vocab}, s.sampling, &slots_.counts(row.slot), s.biases,
+                             batch.positions[o.token] + 1, row.output == model::row_output::sample_logprobs);
+  }
+
+  float* logits_row(std::uint32_t i) const { return logits_.at<float>(0) + std::size_t{i} * shape_.vocab; }
+
+  model::rank_shape shape_;
+  std::shared_ptr<model::sink_table> sinks_;
+  std::unique_ptr<thread_pool> pool_;
+  std::unique_ptr<forward> forward_;
+  region logits_;
+  slot_table slots_;
+  std::vector<sample::sampler> samplers_;
+  std::array<sample::draw, head_rows> draws_;
+  std::shared_ptr<const model::step_plan> plan_;
+  step_seq last_ = 0;
+};
+
+}  // namespace
+
+std::string memory_plan::describe() const {
+  const auto mib = [](std::uint64_t bytes) { return std::to_string((bytes + (1u << 19)) >> 20) + " MiB"; };
+  return "weights " + mib(weights) + ", KV cache " + mib(kv) + " (" + std::to_string(page_bytes ? kv / page_bytes : 0) +
+         " pages), activations " + mib(activations) + ", slots " + mib(slots) + ", together " + mib(total());
+}
+
+result<memory_plan> plan_memory(const model::model& m, const cpu_options& o) {
+  auto shape = shape_of(m, o);
+  if (!shape) return shape.take_error();
+  return plan_for(m, *shape, o, threads_of(o));
+}
+
+result<std::unique_ptr<model::backend>> make_cpu_backend(std::shared_ptr<const model::model> m, const cpu_options& o,
+                                                         std::shared_ptr<model::sink_table> sinks) {
+  auto shape = shape_of(*m, o);
+  if (!shape) return shape.take_error();
+  const std::uint32_t window = m->config.window;
+  try {
+    auto pool = std::make_unique<thread_pool>(threads_of(o));
+    auto logits = region::take(logits_bytes(*shape), "logits");
+    if (!logits) return logits.take_error();
+    auto pass = make_reference(std::move(m), *shape, *pool);
+    if (!pass) return pass.take_error();
+    return std::unique_ptr<model::backend>(new cpu_backend(*shape, o, std::move(sinks), std::move(pool),
+                                                           std::move(*pass), std::move(*logits), window));
+  } catch (const std::bad_alloc&) {
+    return failure(errc::out_of_memory, "no memory for the tables of " + std::to_string(o.max_slots) +
+                                            " sequences: lower their number");
+  } catch (const std::system_error& e) {
+    return failure(errc::out_of_memory, std::string("compute threads cannot be started: ") + e.what());
+  }
+}
+
+}  // namespace troupe::cpu

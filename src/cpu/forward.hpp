@@ -1,0 +1,31 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+
+#include "src/base/ids.hpp"
+#include "src/cpu/cpu_backend.hpp"
+#include "src/cpu/slot_table.hpp"
+#include "src/cpu/thread_pool.hpp"
+
+namespace troupe::cpu {
+
+/// A decoder's forward pass with its KV cache. The batch has been checked: every index in it is valid.
+class forward {
+ public:
+  virtual ~forward() = default;
+  /// Runs all tokens through the layers, writing keys and values of each; keeps the hidden states of the outputs.
+  virtual void run(const step_batch&) = 0;
+  /// Logits of outputs [first, first + n) of the last batch: out is [n][vocab].
+  virtual void logits(std::uint32_t first, std::uint32_t n, float* out) = 0;
+  /// Copies a KV page.
+  virtual void fork(page_id from, page_id to) = 0;
+};
+
+/// The oracle: plain loops in float32 (sums in double) over weights that are dequantized row by row when needed. Kept
+/// simple for good; every faster path is compared with it.
+result<std::unique_ptr<forward>> make_reference(std::shared_ptr<const model::model>, const model::rank_shape&,
+                                                thread_pool&);
+/// Bytes of its scratch, and of one KV page.
+memory_plan plan_reference(const model::model_config&, const model::rank_shape&);
+
+}  // namespace troupe::cpu
