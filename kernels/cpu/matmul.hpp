@@ -48,21 +48,21 @@ struct packed_matrix {
 
 /// 32 consecutive activations of one row: x[i] = scale * codes[i], and sums of codes that products need.
 struct alignas(64) activation_group {
-  std::int8_t codes[32];       ///< round to nearest even of x * (127 / amax)
-  float scale;                 ///< amax / 127
-  float scaled_sum;            ///< scale * sum, rounded once
-  std::int16_t pair_sums[4];   ///< of columns i < 16 with i % 4 in {0, 1}, {2, 3}; the same of columns i >= 16
-  std::int32_t sum;            ///< of all codes
-  std::int16_t half_sums[2];   ///< of columns i < 16 and i >= 16
-  std::int32_t sum_times_128;  ///< 128 * sum
-  std::int32_t unused;
+  std::int8_t codes[32];      ///< round to nearest even of x * (127 / amax)
+  float scale;                ///< amax / 127
+  float scaled_sum;           ///< scale * (sum of all codes), rounded once
+  std::int16_t pair_sums[6];  ///< of columns i < 16 with i % 4 in {0, 1}, {2, 3}; of columns i >= 16; of all columns
+  std::int16_t half_sums[2];  ///< of columns i < 16 and i >= 16
+  std::int32_t unused[2];
 };
 static_assert(sizeof(activation_group) == 64);
 
 /// Rows of activations are quantized in blocks of this many rows; within a block the groups of one column range lie
 /// side by side. Row r, group g of m rows: groups[quantized_index(r, g, m, cols)].
 inline constexpr std::uint32_t row_block = 8;
-constexpr std::size_t quantized_index(std::uint32_t row, std::uint32_t group, std::uint32_t m, std::uint32_t cols) {
+// Always inlined, so that a copy made for a higher tier cannot be the one that others link to.
+[[gnu::always_inline]] constexpr std::size_t quantized_index(std::uint32_t row, std::uint32_t group, std::uint32_t m,
+                                                             std::uint32_t cols) {
   const std::uint32_t block = row / row_block * row_block;
   const std::uint32_t in_block = m - block < row_block ? m - block : row_block;
   return std::size_t{block} * (cols / group_size) + std::size_t{group} * in_block + row % row_block;
