@@ -1,7 +1,5 @@
 #include "src/text/added_tokens.hpp"
 
-#include <utf8proc.h>
-
 #include <algorithm>
 
 #include "src/text/utf8.hpp"
@@ -14,25 +12,6 @@ std::size_t previous_character(std::string_view text, std::size_t end) {
   std::size_t begin = end - 1;
   while (begin > 0 && (text[begin] & 0xC0) == 0x80) --begin;
   return begin;
-}
-
-// A character that \w matches.
-bool is_word(char32_t c) {
-  if (c < 0x80) return c == '_' || (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
-  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
-    case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC:
-    case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC: return true;
-    default: return false;
-  }
 }
 
 bool inside_word(std::string_view text, std::size_t begin, std::size_t end) {

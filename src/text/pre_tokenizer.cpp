@@ -110,6 +110,32 @@ result<void> pre_tokenizer::apply(const digits_step& step, std::string_view text
   return {};
 }
 
+result<void> pre_tokenizer::apply(const digit_groups_step& step, std::string_view text, bool, scratch& s) const {
+  std::size_t begin = 0;
+  const auto cut = [&](std::size_t end) {
+    if (end > begin) s.next.push_back(text.substr(begin, end - begin));
+    begin = end;
+  };
+  const auto at_digit = [&](std::size_t at) { return at < text.size() && is_digit(decode_utf8(text.substr(at))); };
+  for (std::size_t at = 0; at < text.size();) {
+    if (!at_digit(at)) {
+      at += utf8_size(text[at]);
+      continue;
+    }
+    std::size_t end = at, n = 0;
+    for (; at_digit(end); ++n) end += utf8_size(text[end]);
+    if (step.before_full_groups || end == text.size() || !is_word(decode_utf8(text.substr(end)))) {
+      if (!step.before_full_groups) cut(at);
+      for (; at < end; --n, at += utf8_size(text[at]))
+        if (n % 3 == 0) cut(at);
+      if (!step.before_full_groups) cut(end);
+    }
+    at = end;
+  }
+  cut(text.size());
+  return {};
+}
+
 result<void> pre_tokenizer::apply(const metaspace_words_step&, std::string_view text, bool, scratch& s) const {
   std::size_t begin = 0;
   std::size_t after_last = 0;  // end of the last U+2581 seen

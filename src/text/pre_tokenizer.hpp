@@ -25,6 +25,13 @@ struct split_step {
 struct digits_step {
   bool individual = true;
 };
+/// Cuts runs of digits (Nd) into groups of three, counted from the right, as some families' look-aheads do: those take
+/// quadratic time, this does not.
+struct digit_groups_step {
+  /// `(?=(\d{3})+(?!\d))`: cuts before full groups only. Else `\d{1,3}(?=(?:\d{3})*\b)`: also at both ends of the run,
+  /// and leaves runs alone that a word character follows.
+  bool before_full_groups = false;
+};
 /// Puts U+2581 in front of a piece that does not begin with it and cuts before each one; spaces become U+2581.
 struct metaspace_step {
   enum class prepend : std::uint8_t { never, first, always };
@@ -35,7 +42,8 @@ struct metaspace_step {
 /// character, and keeps the pieces short.
 struct metaspace_words_step {};
 
-using pre_tokenizer_step = std::variant<split_step, digits_step, metaspace_step, metaspace_words_step>;
+using pre_tokenizer_step =
+    std::variant<split_step, digits_step, digit_groups_step, metaspace_step, metaspace_words_step>;
 
 /// Cuts text into the pieces that tokens never cross. Immutable; safe to share between threads.
 class pre_tokenizer {
@@ -60,6 +68,7 @@ class pre_tokenizer {
  private:
   result<void> apply(const split_step&, std::string_view, bool, scratch&) const;
   result<void> apply(const digits_step&, std::string_view, bool, scratch&) const;
+  result<void> apply(const digit_groups_step&, std::string_view, bool, scratch&) const;
   result<void> apply(const metaspace_step&, std::string_view, bool, scratch&) const;
   result<void> apply(const metaspace_words_step&, std::string_view, bool, scratch&) const;
 

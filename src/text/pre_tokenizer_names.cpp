@@ -41,15 +41,14 @@ constexpr const char* jais2 = CONTRACTIONS "|" WORD "|\\p{N}{1,3}|" SYMBOLS
     "|\\s*[\\r\\n]+|\\s{512}(?!\\S)|\\s{256}(?!\\S)|\\s{128}(?!\\S)|\\s{64}(?!\\S)|\\s{32}(?!\\S)|\\s{16}(?!\\S)|\\s{8}(?!\\S)"
     "|\\s{4}(?!\\S)|\\s{1,2}(?!\\S)|\\s{1}";
 
-// In a list of steps: individual digits, which need no expression.
-constexpr const char* digits = "";
+constexpr digits_step digits{true};
 
 enum trait : unsigned { plain = 0, whole = 1, bos = 2, nfc = 4, without_bos = 8, raw = 16 };
 
 struct family {
   std::vector<std::string_view> names;
   unsigned traits;
-  std::vector<const char*> steps;
+  std::vector<std::variant<const char*, digits_step, digit_groups_step>> steps;
 };
 
 const std::vector<family>& families() {
@@ -73,10 +72,10 @@ const std::vector<family>& families() {
       {{"gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"}, plain, {o200k}},
       {{"granite-embed-multi-97m"}, whole, {o200k}},
       {{"tekken"}, whole | bos, {tekken}},
-      {{"tiny_aya", "cohere2moe"}, plain, {R"(\d{1,3}(?=(?:\d{3})*\b))", o200k}},
+      {{"tiny_aya", "cohere2moe"}, plain, {digit_groups_step{false}, o200k}},
       {{"youtu"}, whole, {"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+", youtu_words}},
       {{"deepseek-llm"}, plain,
-       {R"([\r\n])", deepseek_llm_words, "\\s?[!-/:-~！-／：-～‘-‟　-。]+", R"(\s+$)", "[一-龥ࠀ-一가-퟿]+", R"(\p{N}+)"}},
+       {R"([\r\n])", deepseek_llm_words, "\\s?[!-/:-~！-／：-～‘-‟　-。]+", R"((?<!\s)\s+$)", "[一-龥ࠀ-一가-퟿]+", R"(\p{N}+)"}},
       {{"deepseek-coder"}, plain, {R"([\r\n])", R"(\s?\p{L}+)", R"(\s?\p{P}+)", "[一-龥ࠀ-一가-퟿]+", R"(\p{N})"}},
       {{"deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"}, plain, {R"(\p{N}{1,3})", cjk, deepseek_words}},
       {{"falcon"}, plain, {R"([\p{P}\$\+<=>\^~\|`]+)", gpt2, "[0-9][0-9][0-9]"}},
@@ -85,7 +84,7 @@ const std::vector<family>& families() {
       {{"chameleon"}, bos,
        {"<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", R"(([\t\n]|    |  ))", digits,
         R"([\p{P}!-/:-@\[-`{-~])", gpt2}},
-      {{"superbpe"}, plain, {R"(\p{N}+)", R"((?=(\d{3})+(?!\d)))"}},
+      {{"superbpe"}, plain, {R"(\p{N}+)", digit_groups_step{true}}},
       {{"bailingmoe", "bailingmoe2", "llada-moe"}, plain,
        {R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+)"}},
       {{"seed-coder"}, plain, {CONTRACTIONS "|" WORD "|\\p{N}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|" SPACES}},
@@ -95,7 +94,7 @@ const std::vector<family>& families() {
       {{"minicpm5"}, whole,
        {R"(\p{N}{1,3})", CONTRACTIONS "|" WORD "|\\p{N}+|" SYMBOLS "|" SPACES}},
       {{"k2-horizon"}, plain,
-       {CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?(?:\\p{L}|\\p{M}|\\x{200C}|\\x{200D})+|\\p{N}{1,3}|" SYMBOLS "|" SPACES}},
+       {CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}\\x{200C}\\x{200D}]+|\\p{N}{1,3}|" SYMBOLS "|" SPACES}},
       {{"jais-2"}, plain, {jais2}},
       {{"kimi-k2"}, plain, {kimi_k2}},
       {{"gemma4", "granite-embed-multi-311m"}, raw | bos, {newlines_apart}},
@@ -125,14 +124,16 @@ result<named_pre_tokenizer> find_pre_tokenizer(std::string_view name) {
   out.nfc = f->traits & nfc;
   out.no_bos = f->traits & without_bos;
   out.characters = f->traits & raw;
-  for (const char* step : f->steps) {
-    if (*step == '\0') {
-      out.steps.push_back(digits_step{true});
-      continue;
+  for (const auto& step : f->steps) {
+    if (const auto* digits = std::get_if<digits_step>(&step)) {
+      out.steps.push_back(*digits);
+    } else if (const auto* groups = std::get_if<digit_groups_step>(&step)) {
+      out.steps.push_back(*groups);
+    } else {
+      auto pattern = split_pattern::make(std::get<const char*>(step));
+      if (!pattern) return pattern.take_error();
+      out.steps.push_back(split_step{std::move(*pattern), split_step::behavior::isolated, false});
     }
-    auto pattern = split_pattern::make(step);
-    if (!pattern) return pattern.take_error();
-    out.steps.push_back(split_step{std::move(*pattern), split_step::behavior::isolated, false});
   }
   return out;
 }

@@ -63,6 +63,8 @@ class tokenizer {
   std::size_t size() const noexcept { return stages_.tokens->size(); }
   /// The bytes that a token stands for: not always UTF-8 by themselves. Empty for ids outside the vocabulary.
   std::string_view bytes(token_id id) const noexcept { return stages_.tokens->bytes(id); }
+  /// The text of a control, unknown or user-defined token as its file has it: what templates call bos_token.
+  std::string_view content(token_id id) const noexcept { return stages_.tokens->model_bytes(id); }
   /// Control and unknown tokens: what `skip_special` leaves out.
   bool is_special(token_id id) const noexcept {
     const token_type t = stages_.tokens->type(id);

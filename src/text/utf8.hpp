@@ -37,5 +37,9 @@ char32_t decode_utf8(std::string_view) noexcept;
 bool is_white_space(char32_t) noexcept;
 /// General category N (Nd, Nl, No): `\p{N}`.
 bool is_numeric(char32_t) noexcept;
+/// General category Nd: `\d`.
+bool is_digit(char32_t) noexcept;
+/// Letters, marks, Nd, Nl and connecting punctuation: `\w` (Oniguruma's; close to Alphabetic, M, Nd, Pc).
+bool is_word(char32_t) noexcept;
 
 }  // namespace troupe::text

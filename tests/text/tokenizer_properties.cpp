@@ -1,4 +1,6 @@
+#include <atomic>
 #include <boost/test/unit_test.hpp>
+#include <thread>
 
 #include "src/text/bpe.hpp"
 #include "src/text/detokenizer.hpp"
@@ -179,5 +181,21 @@ BOOST_AUTO_TEST_CASE(short_and_long_pieces_merge_alike) {
     model.encode(tail, s, end);
     one.insert(one.end(), end.begin(), end.end());
     BOOST_TEST(one == two, boost::test_tools::per_element());
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_tokenizer_is_shared_between_threads) {
+  const std::string text = "It's 12 o'clock <|im_end|>\n  and 日本 (x+=1)";
+  for (const char* name : {"smollm", "gpt-4o", "llama"}) {
+    const auto expected = fixture::open_tokenizer(std::string(name))->encode(text).value();
+    const auto t = fixture::open_tokenizer(std::string(name));  // whose expressions are compiled by whoever comes first
+    std::atomic<int> wrong = 0;
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 4; ++i)
+      threads.emplace_back([&] {
+        for (int k = 0; k < 50; ++k) wrong += t->encode(text).value() != expected;
+      });
+    for (auto& thread : threads) thread.join();
+    BOOST_TEST(wrong == 0);
   }
 }

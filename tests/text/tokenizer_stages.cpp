@@ -1,4 +1,5 @@
 #include <boost/test/unit_test.hpp>
+#include <random>
 
 #include "src/text/added_tokens.hpp"
 #include "src/text/byte_alphabet.hpp"
@@ -117,6 +118,33 @@ BOOST_AUTO_TEST_CASE(digits_and_metaspace_steps) {
   BOOST_TEST(cut({metaspace_step{prepend::never, true}}, "▁▁a▁", true) == (strings{"▁", "▁a", "▁"}), boost::test_tools::per_element());
   BOOST_TEST(cut({metaspace_words_step{}}, "▁▁a▁b▁▁c▁") == (strings{"▁▁a", "▁b", "▁▁c", "▁"}), boost::test_tools::per_element());
   BOOST_TEST(cut({metaspace_words_step{}}, "ab") == strings{"ab"}, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(digit_groups_are_what_their_look_aheads_cut) {
+  using how = split_step::behavior;
+  std::mt19937 r(6);
+  const char* const parts[] = {"1", "23", "456", "7890", "٣", " ", ".", "a", "_", "é", "12345678"};
+  for (int i = 0; i < 2000; ++i) {
+    std::string text;
+    for (auto n = r() % 9; n-- > 0;) text += parts[r() % std::size(parts)];
+    BOOST_TEST(cut({digit_groups_step{false}}, text) == cut({split_at(R"(\d{1,3}(?=(?:\d{3})*\b))", how::isolated)}, text), boost::test_tools::per_element());
+    BOOST_TEST(cut({digit_groups_step{true}}, text) == cut({split_at(R"((?=(\d{3})+(?!\d)))", how::isolated)}, text), boost::test_tools::per_element());
+  }
+}
+
+// A quadratic search would take minutes here, one that keeps state for each character would fail.
+BOOST_AUTO_TEST_CASE(no_family_is_slow_on_long_runs) {
+  for (const char* name : {"default", "gpt-2", "smollm", "llama-bpe", "qwen2", "qwen35", "ufakzeka", "laguna", "gpt-4o", "tekken", "tiny_aya", "youtu",
+                           "deepseek-llm", "deepseek-coder", "deepseek-v3", "falcon", "bloom", "viking", "chameleon", "superbpe", "bailingmoe",
+                           "seed-coder", "exaone-moe", "minicpm5", "k2-horizon", "jais-2", "kimi-k2", "gemma4"}) {
+    const pre_tokenizer p(find_pre_tokenizer(name).value().steps);
+    for (const char* unit : {" ", "7", "A", "a", "\u0301", "\t", "-", "A\u0301", "a ", "\n ", "١", "中", "(", "ʰ", "'"}) {
+      std::string text;
+      while (text.size() < 100'000) text += unit;
+      pre_tokenizer::scratch s;
+      BOOST_TEST(p(text + "x", true, s).ok(), name << ' ' << unit);
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(bad_expressions_are_refused_with_their_reason) {
