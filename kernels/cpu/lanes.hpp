@@ -98,6 +98,15 @@ inline float sum(vf x) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
+inline float first_lane(vf x) { return _mm512_cvtss_f32(x.v); }
+/// The largest lane; any value if a lane is NaN.
+inline float largest(vf x) {
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
 #elif defined(__AVX2__)
 
 struct vf {
@@ -212,6 +221,15 @@ inline float sum(vf x) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
+inline float first_lane(vf x) { return _mm256_cvtss_f32(x.a); }
+/// The largest lane; any value if a lane is NaN.
+inline float largest(vf x) {
+  const __m256 eight = _mm256_max_ps(x.a, x.b);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
 #else
 
 struct vf {
@@ -309,6 +327,14 @@ inline float sum(vf x) {
   return x.v[0];
 }
 
+inline float first_lane(vf x) { return x.v[0]; }
+/// The largest lane; any value if a lane is NaN.
+inline float largest(vf x) {
+  for (std::size_t half = 8; half > 0; half /= 2)
+    for (std::size_t i = 0; i < half; ++i) x.v[i] = x.v[i] > x.v[i + half] ? x.v[i] : x.v[i + half];
+  return x.v[0];
+}
+
 #endif
 
 inline vi iota() {
@@ -320,15 +346,6 @@ inline void store_bf16(bf16_bits* p, vf x) {
   store(lanes, x);
   for (std::size_t i = 0; i < n_lanes; ++i) p[i] = f32_to_bf16(lanes[i]);
 }
-/// The largest lane; some NaN or other lane if one is NaN.
-inline float largest(vf x) {
-  float lanes[n_lanes];
-  store(lanes, x);
-  for (std::size_t half = 8; half > 0; half /= 2)
-    for (std::size_t i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-  return lanes[0];
-}
-
 /// e^x within 2 ulp; 0 below -87, e^88.37 above; NaN stays. Range reduction and coefficients: Cephes, expf.
 inline vf exp(vf x) {
   const vf low = set(-87.0f);
