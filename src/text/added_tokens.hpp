@@ -43,7 +43,7 @@ class added_tokens {
  private:
   const added_token* longest_at(std::string_view text) const;
 
-  std::vector<added_token> tokens_;                // sorted by content
+  std::vector<added_token> tokens_;                 // sorted by content
   std::array<std::uint32_t, 257> by_first_byte_{};  // tokens_ that begin with byte b: [b] to [b + 1]
 };
 

@@ -66,8 +66,8 @@ result<pair_merges> read_merges(const vocabulary& vocab, const token_table& toke
       const std::string_view whole = tokens.model_bytes(guess);
       const std::size_t middle = tokens.model_size(m.left);
       if (written.size() == m.left.size() + m.right.size() && same_bytes(written.substr(0, m.left.size()), m.left) &&
-          same_bytes(written.substr(m.left.size()), m.right) &&
-          tokens.type(guess) == token_type::normal && middle + tokens.model_size(m.right) == whole.size()) {
+          same_bytes(written.substr(m.left.size()), m.right) && tokens.type(guess) == token_type::normal &&
+          middle + tokens.model_size(m.right) == whole.size()) {
         p = {whole.substr(0, middle), whole.substr(middle), 0, 0, guess};
       } else {
         std::string& text = spelled[i];
@@ -214,8 +214,7 @@ bool bpe::spell(std::string_view character, std::vector<token_id>& out) const {
 
 void bpe::encode(std::string_view piece, scratch& s, std::vector<token_id>& out) const {
   if (piece.empty()) return;
-  if (options_.ignore_merges ||
-      (options_.whole_newlines && piece.find_first_not_of('\n') == std::string_view::npos)) {
+  if (options_.ignore_merges || (options_.whole_newlines && piece.find_first_not_of('\n') == std::string_view::npos)) {
     if (const token_id id = tokens_->find(piece); id != no_token) {
       out.push_back(id);
       return;
@@ -224,8 +223,10 @@ void bpe::encode(std::string_view piece, scratch& s, std::vector<token_id>& out)
   split(piece, s);
   std::visit(
       [&](const auto& source) {
-        if (s.symbols.size() <= short_piece) merge_short(piece, source, s);
-        else merge_long(piece, source, s);
+        if (s.symbols.size() <= short_piece)
+          merge_short(piece, source, s);
+        else
+          merge_long(piece, source, s);
       },
       merges_);
   bool after_unknown = false;

@@ -47,7 +47,8 @@ class pair_merges {
   static constexpr std::uint32_t empty_slot = 0xFFFFFFFF;
 
   static std::uint64_t hash(token_id l, token_id r) noexcept {
-    const std::uint64_t key = static_cast<std::uint64_t>(static_cast<std::uint32_t>(l)) << 32 | static_cast<std::uint32_t>(r);
+    const std::uint64_t key =
+        static_cast<std::uint64_t>(static_cast<std::uint32_t>(l)) << 32 | static_cast<std::uint32_t>(r);
     const auto wide = static_cast<unsigned __int128>(key) * 0x9E3779B97F4A7C15u;
     return static_cast<std::uint64_t>(wide) ^ static_cast<std::uint64_t>(wide >> 64);
   }
@@ -71,10 +72,10 @@ struct score_merges {
 class bpe {
  public:
   struct options {
-    bool bytes = true;           ///< symbols are bytes, not characters
-    bool ignore_merges = false;  ///< a piece that is a token stays whole, whatever the merges would give
-    bool whole_newlines = false; ///< the same, but for pieces of nothing but '\n'
-    bool fuse_unknown = false;   ///< neighbouring unknown characters become one token
+    bool bytes = true;            ///< symbols are bytes, not characters
+    bool ignore_merges = false;   ///< a piece that is a token stays whole, whatever the merges would give
+    bool whole_newlines = false;  ///< the same, but for pieces of nothing but '\n'
+    bool fuse_unknown = false;    ///< neighbouring unknown characters become one token
     token_id unknown = no_token;  ///< for what has no token; `no_token`: it is dropped
     /// With byte symbols the token of each byte; else the tokens that spell a character that has no token of its own
     /// (used if all its bytes have one). `no_token` where there is none.

@@ -28,8 +28,10 @@ void detokenizer::append(token_id id, std::string& out) {
   while (!left.empty()) {
     const utf8_step step = first_utf8(left);
     if (step.what == utf8_step::state::cut_off) break;
-    if (step.what == utf8_step::state::character) ready_ += left.substr(0, step.size);
-    else replace(step.size);
+    if (step.what == utf8_step::state::character)
+      ready_ += left.substr(0, step.size);
+    else
+      replace(step.size);
     left.remove_prefix(step.size);
   }
   open_.erase(0, open_.size() - left.size());

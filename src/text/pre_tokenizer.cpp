@@ -73,12 +73,16 @@ result<void> pre_tokenizer::apply(const split_step& step, std::string_view text,
         if (!now.match) push(now.begin, now.end);
         break;
       case behavior::merged_with_previous:
-        if (!now.match && more && stretches[i + 1].match) push(now.begin, stretches[++i].end);
-        else push(now.begin, now.end);
+        if (!now.match && more && stretches[i + 1].match)
+          push(now.begin, stretches[++i].end);
+        else
+          push(now.begin, now.end);
         break;
       case behavior::merged_with_next:
-        if (now.match && more && !stretches[i + 1].match) push(now.begin, stretches[++i].end);
-        else push(now.begin, now.end);
+        if (now.match && more && !stretches[i + 1].match)
+          push(now.begin, stretches[++i].end);
+        else
+          push(now.begin, now.end);
         break;
       case behavior::contiguous: {
         std::size_t end = now.end;
@@ -86,7 +90,8 @@ result<void> pre_tokenizer::apply(const split_step& step, std::string_view text,
         push(now.begin, end);
         break;
       }
-      case behavior::isolated: break;
+      case behavior::isolated:
+        break;
     }
   }
   return {};
@@ -156,8 +161,10 @@ result<void> pre_tokenizer::apply(const metaspace_step& step, std::string_view t
   const bool wanted = step.scheme == prepend::always || (step.scheme == prepend::first && at_start);
   if (wanted && text[0] != ' ' && !text.starts_with(metaspace)) rewritten.append(metaspace);
   for (const char c : text) {
-    if (c == ' ') rewritten.append(metaspace);
-    else rewritten.push_back(c);
+    if (c == ' ')
+      rewritten.append(metaspace);
+    else
+      rewritten.push_back(c);
   }
   s.rewritten.push_back(std::move(rewritten));
   const std::string_view whole = s.rewritten.back();

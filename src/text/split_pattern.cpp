@@ -19,8 +19,8 @@ pcre2_code* code_of(void* p) { return static_cast<pcre2_code*>(p); }
 constexpr std::string_view white_space =
     R"(\x09-\x0d\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
 
-// Writes an expression for PCRE2: replaces \s and \S, which mean something slightly different there. Sets within sets and
-// their intersections, which PCRE2 does not have, give nothing.
+// Writes an expression for PCRE2: replaces \s and \S, which mean something slightly different there. Sets within sets
+// and their intersections, which PCRE2 does not have, give nothing.
 std::optional<std::string> translate(std::string_view expression) {
   std::string out;
   bool in_class = false;
@@ -29,8 +29,10 @@ std::optional<std::string> translate(std::string_view expression) {
     if (c == '\\' && i + 1 < expression.size()) {
       const char next = expression[++i];
       if (next == 's') {
-        if (in_class) out.append(white_space);
-        else out.append("[").append(white_space).append("]");
+        if (in_class)
+          out.append(white_space);
+        else
+          out.append("[").append(white_space).append("]");
       } else if (next == 'S' && !in_class) {
         out.append("[^").append(white_space).append("]");
       } else if (next == 'S') {
@@ -95,13 +97,13 @@ result<std::shared_ptr<const split_pattern>> split_pattern::make(std::string_vie
   if (!context) throw std::bad_alloc();
   pcre2_set_newline(context, PCRE2_NEWLINE_LF);
   pcre2_set_parens_nest_limit(context, 100);
-  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                                   PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &at,
-                                   context);
+  pcre2_code* code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                    PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &at, context);
   pcre2_compile_context_free(context);
   if (!code)
-    return failure(errc::invalid_file, "the pre-tokenizer expression \"" + translated + "\" is not understood at byte " +
-                                           std::to_string(at) + ": " + reason(error));
+    return failure(errc::invalid_file, "the pre-tokenizer expression \"" + translated +
+                                           "\" is not understood at byte " + std::to_string(at) + ": " + reason(error));
   return std::shared_ptr<const split_pattern>(new split_pattern(std::string(expression), code));
 }
 
@@ -118,7 +120,8 @@ result<std::optional<split_pattern::span>> split_pattern::find(std::string_view 
                        PCRE2_NO_UTF_CHECK | flags, data, context);
   };
   int status = search(0);
-  if (status == PCRE2_ERROR_JIT_STACKLIMIT) status = search(PCRE2_NO_JIT);  // the interpreter keeps its state on the heap
+  if (status == PCRE2_ERROR_JIT_STACKLIMIT)
+    status = search(PCRE2_NO_JIT);  // the interpreter keeps its state on the heap
   if (status == PCRE2_ERROR_NOMATCH) return std::optional<span>();
   if (status < 0)
     return failure(errc::unsupported, "splitting the text into words failed (" + reason(status) +

@@ -50,7 +50,8 @@ class split_pattern {
 
   std::string expression_;
   void* code_;
-  mutable std::once_flag machine_code_;  // made by the first search: it costs more than all the rest of loading a pattern
+  mutable std::once_flag
+      machine_code_;  // made by the first search: it costs more than all the rest of loading a pattern
 };
 
 }  // namespace troupe::text

@@ -18,7 +18,7 @@ std::optional<char> byte_token(std::string_view written) {
   if (written.size() != 6 || !written.starts_with("<0x") || written[5] != '>') return std::nullopt;
   unsigned value = 0;
   for (const char c : written.substr(3, 2)) {
-    const unsigned digit = c >= '0' && c <= '9' ? static_cast<unsigned>(c - '0')
+    const unsigned digit = c >= '0' && c <= '9'   ? static_cast<unsigned>(c - '0')
                            : c >= 'A' && c <= 'F' ? static_cast<unsigned>(c - 'A' + 10)
                            : c >= 'a' && c <= 'f' ? static_cast<unsigned>(c - 'a' + 10)
                                                   : 256u;
@@ -89,8 +89,10 @@ result<token_table> token_table::make(const vocabulary& vocab, spelling how) {
   out.spelling_ = how;
   out.arena_.reserve(total);
   out.ends_.resize(n);
-  if (vocab.types.empty()) out.types_.assign(n, token_type::normal);
-  else out.types_ = vocab.types;
+  if (vocab.types.empty())
+    out.types_.assign(n, token_type::normal);
+  else
+    out.types_ = vocab.types;
   if (how == spelling::metaspace) {
     out.model_arena_.reserve(total);
     out.model_ends_.resize(n);
@@ -99,18 +101,27 @@ result<token_table> token_table::make(const vocabulary& vocab, spelling how) {
     const std::string_view written = vocab.tokens[i];
     switch (out.types_[i]) {
       case token_type::normal:
-        if (how == spelling::byte_alphabet) out.append_model_bytes(written, out.arena_);
-        else if (how == spelling::metaspace) append_with_spaces(written, out.arena_);
-        else out.arena_.append(written);
+        if (how == spelling::byte_alphabet)
+          out.append_model_bytes(written, out.arena_);
+        else if (how == spelling::metaspace)
+          append_with_spaces(written, out.arena_);
+        else
+          out.arena_.append(written);
         break;
       case token_type::byte:
-        if (const auto b = byte_token(written)) out.arena_.push_back(*b);
-        else return failure(errc::invalid_file, "token " + std::to_string(i) + " is marked as a byte token, but its text is not of the form <0x0A>");
+        if (const auto b = byte_token(written))
+          out.arena_.push_back(*b);
+        else
+          return failure(errc::invalid_file, "token " + std::to_string(i) +
+                                                 " is marked as a byte token, but its text is not of the form <0x0A>");
         break;
-      case token_type::unused: break;
+      case token_type::unused:
+        break;
       default:
-        if (how == spelling::metaspace) append_with_spaces(written, out.arena_);
-        else out.arena_.append(written);
+        if (how == spelling::metaspace)
+          append_with_spaces(written, out.arena_);
+        else
+          out.arena_.append(written);
     }
     out.ends_[i] = static_cast<std::uint32_t>(out.arena_.size());
     if (how == spelling::metaspace) {

@@ -23,15 +23,15 @@ struct encode_options {
 
 /// How bytes of tokens become text again; used by `detokenizer`.
 struct decoder {
-  bool strip_leading_space = false;    ///< the first space of the text was put there by the normalizer
-  bool replace_every_byte = false;     ///< a byte that is no UTF-8 becomes U+FFFD by itself, not with its neighbours
+  bool strip_leading_space = false;  ///< the first space of the text was put there by the normalizer
+  bool replace_every_byte = false;   ///< a byte that is no UTF-8 becomes U+FFFD by itself, not with its neighbours
 };
 
 /// The stages of a tokenizer, in the order in which text passes them; the names follow Hugging Face's tokenizers.
 /// A reader of tokenizer files fills this and hands it to `tokenizer`.
 struct tokenizer_stages {
   std::shared_ptr<const token_table> tokens;
-  added_tokens raw_added;         ///< found in the text as given
+  added_tokens raw_added;  ///< found in the text as given
   normalizer normalize;
   added_tokens normalized_added;  ///< found after normalizing
   pre_tokenizer split;
@@ -57,7 +57,8 @@ class tokenizer {
   /// `longest_text`.
   result<std::vector<token_id>> encode(std::string_view utf8, encode_options = {}) const;
 
-  /// Text of the tokens, always valid UTF-8: what a `detokenizer` gives for them. Ids outside the vocabulary are left out.
+  /// Text of the tokens, always valid UTF-8: what a `detokenizer` gives for them. Ids outside the vocabulary are left
+  /// out.
   std::string decode(std::span<const token_id>, bool skip_special = false) const;
 
   std::size_t size() const noexcept { return stages_.tokens->size(); }

@@ -10,12 +10,31 @@ namespace {
 
 // Texts of tokens with which models end a turn or an answer; files name only one or two of theirs by id. The list is
 // that of llama.cpp (src/llama-vocab.cpp).
-constexpr std::array<std::string_view, 25> ending_texts = {
-    "<|eot_id|>",   "<|im_end|>",   "<|end|>",       "<|return|>",       "<|call|>",
-    "<|flush|>",    "<|calls|>",    "<end_of_turn>", "<|endoftext|>",    "</s>",
-    "<|eom_id|>",   "<EOT>",        "_<EOT>",        "[EOT]",            "[EOS]",
-    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>",         "<|tool_response>",
-    "<｜end▁of▁sentence｜>", "[e~[", "<|ifm|im_end|>", "<|fim_pad|>",   "<|file_sep|>"};
+constexpr std::array<std::string_view, 25> ending_texts = {"<|eot_id|>",
+                                                           "<|im_end|>",
+                                                           "<|end|>",
+                                                           "<|return|>",
+                                                           "<|call|>",
+                                                           "<|flush|>",
+                                                           "<|calls|>",
+                                                           "<end_of_turn>",
+                                                           "<|endoftext|>",
+                                                           "</s>",
+                                                           "<|eom_id|>",
+                                                           "<EOT>",
+                                                           "_<EOT>",
+                                                           "[EOT]",
+                                                           "[EOS]",
+                                                           "<|end_of_text|>",
+                                                           "<end_of_utterance>",
+                                                           "<eos>",
+                                                           "<turn|>",
+                                                           "<|tool_response>",
+                                                           "<｜end▁of▁sentence｜>",
+                                                           "[e~[",
+                                                           "<|ifm|im_end|>",
+                                                           "<|fim_pad|>",
+                                                           "<|file_sep|>"};
 
 bool is(vocabulary::setting s, bool otherwise) {
   return s == vocabulary::setting::unset ? otherwise : s == vocabulary::setting::on;
@@ -57,7 +76,8 @@ std::vector<token_id> find_ends(const vocabulary& vocab, const added_tokens& add
 // True if some token has U+2581 behind another character: words cannot be cut apart at their spaces then.
 bool has_inner_space(const vocabulary& vocab) {
   for (std::size_t i = 0; i < vocab.tokens.size(); ++i) {
-    if (!vocab.types.empty() && vocab.types[i] != token_type::normal && vocab.types[i] != token_type::user_defined) continue;
+    if (!vocab.types.empty() && vocab.types[i] != token_type::normal && vocab.types[i] != token_type::user_defined)
+      continue;
     std::string_view rest = vocab.tokens[i];
     while (rest.starts_with(metaspace)) rest.remove_prefix(metaspace.size());
     if (rest.find(metaspace) != rest.npos) return true;
@@ -99,7 +119,8 @@ result<std::shared_ptr<const tokenizer>> tokenizer::make(const vocabulary& vocab
     return failure(errc::invalid_file, "the vocabulary has " + std::to_string(vocab.tokens.size()) + " tokens but " +
                                            std::to_string(vocab.scores.size()) + " scores");
 
-  auto table = token_table::make(vocab, characters ? token_table::spelling::metaspace : token_table::spelling::byte_alphabet);
+  auto table =
+      token_table::make(vocab, characters ? token_table::spelling::metaspace : token_table::spelling::byte_alphabet);
   if (!table) return table.take_error();
 
   tokenizer_stages s;

@@ -16,7 +16,7 @@ struct utf8_step {
   enum class state : std::uint8_t {
     character,  ///< one character of `size` bytes
     cut_off,    ///< `size` bytes that more bytes could complete to a character
-    invalid,    ///< `size` bytes that nothing can complete: the maximal subpart of Unicode §3.9, best practice for U+FFFD
+    invalid,  ///< `size` bytes that nothing can complete: the maximal subpart of Unicode §3.9, best practice for U+FFFD
   };
   state what;
   std::uint8_t size;

@@ -26,7 +26,8 @@ struct merge_text {
   std::string_view left, right;
 };
 
-/// All that a file says about a tokenizer, before any table is built from it. Plain data: `tokenizer::create` checks it.
+/// All that a file says about a tokenizer, before any table is built from it. Plain data: `tokenizer::create` checks
+/// it.
 struct vocabulary {
   /// Keeps alive what the views below point into, where the reader had to own it; may be null (see the reader).
   std::shared_ptr<const void> storage;
@@ -45,7 +46,7 @@ struct vocabulary {
   enum class setting : std::uint8_t { unset, off, on };
   setting add_bos = setting::unset, add_eos = setting::unset, add_space_prefix = setting::unset;
 
-  std::string chat_template;                                          ///< empty: none
+  std::string chat_template;                                         ///< empty: none
   std::vector<std::pair<std::string, std::string>> named_templates;  ///< other templates (name, text): tool_use, …
 };
 

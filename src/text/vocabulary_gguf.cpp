@@ -66,7 +66,8 @@ result<void> read_templates(const format::gguf_file& file, vocabulary& out) {
       return failure(errc::invalid_file, file.origin() + ": " + std::string(e.key) + " has " +
                                              std::to_string(text->size()) + " bytes: at most " +
                                              std::to_string(longest_template) + " are possible");
-    if (e.key.size() == template_key.size()) out.chat_template = *text;
+    if (e.key.size() == template_key.size())
+      out.chat_template = *text;
     else if (e.key[template_key.size()] == '.')
       out.named_templates.emplace_back(e.key.substr(template_key.size() + 1), *text);
   }
@@ -76,7 +77,8 @@ result<void> read_templates(const format::gguf_file& file, vocabulary& out) {
 result<void> read_merges(const format::gguf_file& file, vocabulary& out) {
   const std::string name = key("merges");
   const format::gguf_entry* e = file.entry(name);
-  if (!e) return failure(errc::not_found, file.origin() + ": " + name + " is missing: the tokenizer cannot work without it");
+  if (!e)
+    return failure(errc::not_found, file.origin() + ": " + name + " is missing: the tokenizer cannot work without it");
   if (e->type != format::gguf_type::array || e->element != format::gguf_type::string)
     return failure(errc::invalid_file, file.origin() + ": " + name + " is not an array of strings");
   // The entries are walked in place: a list of half a million strings would only be copied once more. The file has
@@ -92,7 +94,8 @@ result<void> read_merges(const format::gguf_file& file, vocabulary& out) {
     while (space < size && line[space] != ' ') ++space;
     if (space + 1 >= size)
       return failure(errc::invalid_file, file.origin() + ": merge " + std::to_string(i) + " (\"" +
-                                             std::string(line.substr(0, 60)) + "\") is not two tokens with a space between");
+                                             std::string(line.substr(0, 60)) +
+                                             "\") is not two tokens with a space between");
     out.merges.push_back({line.substr(0, space), line.substr(space + 1)});
   }
   return {};
@@ -104,8 +107,10 @@ result<vocabulary> read_vocabulary(const format::gguf_file& file) {
   vocabulary out;
   auto model = file.get_string(key("model"));
   if (!model) return model.take_error();
-  if (*model == "gpt2" || *model == "gemma4") out.kind = tokenizer_kind::byte_level;
-  else if (*model == "llama") out.kind = tokenizer_kind::sentencepiece;
+  if (*model == "gpt2" || *model == "gemma4")
+    out.kind = tokenizer_kind::byte_level;
+  else if (*model == "llama")
+    out.kind = tokenizer_kind::sentencepiece;
   else
     return failure(errc::unsupported, file.origin() + ": the tokenizer model \"" + std::string(model->substr(0, 60)) +
                                           "\" (tokenizer.ggml.model) is not supported: use the model's folder with its "
@@ -131,7 +136,8 @@ result<vocabulary> read_vocabulary(const format::gguf_file& file) {
     if (!types) return types.take_error();
     if (auto same = check_size("token_type", types->size()); !same) return same.take_error();
     out.types.reserve(types->size());
-    for (const std::int32_t t : *types) out.types.push_back(t >= 1 && t <= 6 ? static_cast<token_type>(t) : token_type::normal);
+    for (const std::int32_t t : *types)
+      out.types.push_back(t >= 1 && t <= 6 ? static_cast<token_type>(t) : token_type::normal);
   }
   if (out.kind == tokenizer_kind::sentencepiece) {
     auto scores = file.get_f32s(key("scores"));

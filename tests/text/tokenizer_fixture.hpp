@@ -39,10 +39,10 @@ inline std::vector<troupe::token_id> ids(const boost::json::value& v) {
 
 /// Text with characters from all over Unicode and the runs that pre-tokenizers care about.
 inline std::string random_text(std::mt19937& r) {
-  static constexpr char32_t ranges[][2] = {{0x20, 0x7E}, {0x61, 0x7A}, {0x30, 0x39}, {0, 0x1F}, {0x80, 0x2FF},
-                                           {0x300, 0x36F}, {0x400, 0x4FF}, {0x600, 0x6FF}, {0x900, 0x97F},
-                                           {0x2000, 0x206F}, {0x2581, 0x2581}, {0x3000, 0x30FF}, {0x4E00, 0x4FFF},
-                                           {0xAC00, 0xACFF}, {0xE000, 0xFFFF}, {0x10000, 0x10FFFF}, {0x1F300, 0x1F64F}};
+  static constexpr char32_t ranges[][2] = {
+      {0x20, 0x7E},     {0x61, 0x7A},     {0x30, 0x39},     {0, 0x1F},           {0x80, 0x2FF},     {0x300, 0x36F},
+      {0x400, 0x4FF},   {0x600, 0x6FF},   {0x900, 0x97F},   {0x2000, 0x206F},    {0x2581, 0x2581},  {0x3000, 0x30FF},
+      {0x4E00, 0x4FFF}, {0xAC00, 0xACFF}, {0xE000, 0xFFFF}, {0x10000, 0x10FFFF}, {0x1F300, 0x1F64F}};
   const auto pick = [&r](std::uint32_t n) { return static_cast<std::uint32_t>(r() % n); };
   std::string out;
   for (std::uint32_t runs = pick(12); runs-- > 0;) {
@@ -50,10 +50,13 @@ inline std::string random_text(std::mt19937& r) {
     for (std::uint32_t n = 1 + pick(6); n-- > 0;) {
       char32_t c = low + pick(high - low + 1);
       if (c >= 0xD800 && c <= 0xDFFF) c = 0xFFFD;
-      if (c < 0x80) out += static_cast<char>(c);
-      else if (c < 0x800) out += {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
+      if (c < 0x80)
+        out += static_cast<char>(c);
+      else if (c < 0x800)
+        out += {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
       else if (c < 0x10000)
-        out += {static_cast<char>(0xE0 | c >> 12), static_cast<char>(0x80 | (c >> 6 & 0x3F)), static_cast<char>(0x80 | (c & 0x3F))};
+        out += {static_cast<char>(0xE0 | c >> 12), static_cast<char>(0x80 | (c >> 6 & 0x3F)),
+                static_cast<char>(0x80 | (c & 0x3F))};
       else
         out += {static_cast<char>(0xF0 | c >> 18), static_cast<char>(0x80 | (c >> 12 & 0x3F)),
                 static_cast<char>(0x80 | (c >> 6 & 0x3F)), static_cast<char>(0x80 | (c & 0x3F))};

@@ -12,7 +12,8 @@ using namespace troupe;
 namespace {
 
 const char* const byte_level[] = {"gpt-2", "smollm", "llama-bpe", "gpt-4o", "tekken", "deepseek-v3"};
-const char* const all[] = {"gpt-2", "smollm", "llama-bpe", "qwen2", "gpt-4o", "tekken", "deepseek-v3", "llama", "gemma", "phi3"};
+const char* const all[] = {"gpt-2",  "smollm",      "llama-bpe", "qwen2", "gpt-4o",
+                           "tekken", "deepseek-v3", "llama",     "gemma", "phi3"};
 
 std::string in_pieces(const text::tokenizer& t, const std::vector<token_id>& ids, bool skip) {
   text::detokenizer d(t, {.skip_special = skip});
@@ -77,13 +78,22 @@ BOOST_AUTO_TEST_CASE(text_that_is_not_utf8_is_refused_at_its_first_bad_byte) {
   struct {
     std::string text;
     std::size_t at;
-  } const cases[] = {{"\x80", 0},          {"ab\xFF", 2},         {"\xC0\x80", 0},         {"x\xE0\x80\x80", 1}, {"\xED\xA0\x80", 0},
-                     {"\xF4\x90\x80\x80", 0}, {"\xF5\x80\x80\x80", 0}, {"eight by\xE2\x82", 8}, {"\xE2\x82\xAC\xE2", 3}, {"0123456789abcdef\xC3", 16}};
+  } const cases[] = {{"\x80", 0},
+                     {"ab\xFF", 2},
+                     {"\xC0\x80", 0},
+                     {"x\xE0\x80\x80", 1},
+                     {"\xED\xA0\x80", 0},
+                     {"\xF4\x90\x80\x80", 0},
+                     {"\xF5\x80\x80\x80", 0},
+                     {"eight by\xE2\x82", 8},
+                     {"\xE2\x82\xAC\xE2", 3},
+                     {"0123456789abcdef\xC3", 16}};
   for (const auto& c : cases) {
     auto got = t->encode(c.text);
     BOOST_TEST_REQUIRE(!got.ok());
     BOOST_TEST((got.error().code == errc::invalid_argument));
-    BOOST_TEST(got.error().message.find("byte " + std::to_string(c.at) + ":") != std::string::npos, got.error().message);
+    BOOST_TEST(got.error().message.find("byte " + std::to_string(c.at) + ":") != std::string::npos,
+               got.error().message);
   }
   // Damage to valid text: either still UTF-8 by the plain definition, or refused.
   std::mt19937 r(4);
@@ -123,7 +133,8 @@ BOOST_AUTO_TEST_CASE(long_runs_cost_work_in_proportion_to_their_length) {
     auto file = format::gguf_file::open(fixture::folder / (std::string(name) + ".gguf"));
     const auto vocab = text::read_vocabulary(file.value()).value();
     const bool scored = vocab.kind == text::tokenizer_kind::sentencepiece;
-    auto table = text::token_table::make(vocab, scored ? text::token_table::spelling::metaspace : text::token_table::spelling::byte_alphabet);
+    auto table = text::token_table::make(
+        vocab, scored ? text::token_table::spelling::metaspace : text::token_table::spelling::byte_alphabet);
     const auto tokens = std::make_shared<const text::token_table>(std::move(table.value()));
     text::bpe::options options;
     options.bytes = !scored;
@@ -142,8 +153,9 @@ BOOST_AUTO_TEST_CASE(long_runs_cost_work_in_proportion_to_their_length) {
 BOOST_AUTO_TEST_CASE(long_runs_come_back_through_every_family) {
   for (const char* name : all) {
     const auto t = fixture::open_tokenizer(std::string(name));
-    for (const std::string& unit : {std::string("a"), std::string(" "), std::string("\n"), std::string("A"), std::string("7"),
-                                    std::string("-"), std::string("好"), std::string("ab "), std::string("'")}) {
+    for (const std::string& unit :
+         {std::string("a"), std::string(" "), std::string("\n"), std::string("A"), std::string("7"), std::string("-"),
+          std::string("好"), std::string("ab "), std::string("'")}) {
       std::string text;
       while (text.size() < 100'000) text += unit;
       text += "x";

@@ -68,12 +68,18 @@ BOOST_AUTO_TEST_CASE(an_unknown_pre_tokenizer_is_refused_by_name) {
 }
 
 BOOST_AUTO_TEST_CASE(families_cut_as_their_expressions_say) {
-  const auto by_name = [](std::string_view name, std::string_view text) { return cut(find_pre_tokenizer(name).value().steps, text); };
-  BOOST_TEST(by_name("gpt-2", "I'd  say 123!\n") == (strings{"I", "'d", " ", " say", " 123", "!", "\n"}), boost::test_tools::per_element());
+  const auto by_name = [](std::string_view name, std::string_view text) {
+    return cut(find_pre_tokenizer(name).value().steps, text);
+  };
+  BOOST_TEST(by_name("gpt-2", "I'd  say 123!\n") == (strings{"I", "'d", " ", " say", " 123", "!", "\n"}),
+             boost::test_tools::per_element());
   BOOST_TEST(by_name("smollm", " 12 ab") == (strings{" ", "1", "2", " ab"}), boost::test_tools::per_element());
-  BOOST_TEST(by_name("llama-bpe", "I'D 1234\n\nx") == (strings{"I", "'D", " ", "123", "4", "\n\n", "x"}), boost::test_tools::per_element());
-  BOOST_TEST(by_name("gpt-4o", "camelCase HTMLParser's") == (strings{"camel", "Case", " HTMLParser's"}), boost::test_tools::per_element());
-  BOOST_TEST(by_name("deepseek-v3", "1234中文abc") == (strings{"123", "4", "中文", "abc"}), boost::test_tools::per_element());
+  BOOST_TEST(by_name("llama-bpe", "I'D 1234\n\nx") == (strings{"I", "'D", " ", "123", "4", "\n\n", "x"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(by_name("gpt-4o", "camelCase HTMLParser's") == (strings{"camel", "Case", " HTMLParser's"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(by_name("deepseek-v3", "1234中文abc") == (strings{"123", "4", "中文", "abc"}),
+             boost::test_tools::per_element());
   BOOST_TEST(by_name("kimi-k2", "ab中文cd") == (strings{"ab", "中文", "cd"}), boost::test_tools::per_element());
 }
 
@@ -81,42 +87,61 @@ BOOST_AUTO_TEST_CASE(white_space_is_that_of_unicode) {
   // U+180E was taken out of White_Space; NEL and the no-break space are in it.
   const auto isolated = split_step::behavior::isolated;
   BOOST_TEST(cut({split_at(R"(\s)", isolated)}, "a\u180eb") == strings{"a\u180eb"}, boost::test_tools::per_element());
-  BOOST_TEST(cut({split_at(R"(\s+)", isolated)}, "a\u0085\u00a0b") == (strings{"a", "\u0085\u00a0", "b"}), boost::test_tools::per_element());
-  BOOST_TEST(cut({split_at(R"([^\S\n]+)", isolated)}, "a \n b") == (strings{"a", " ", "\n", " ", "b"}), boost::test_tools::per_element());
+  BOOST_TEST(cut({split_at(R"(\s+)", isolated)}, "a\u0085\u00a0b") == (strings{"a", "\u0085\u00a0", "b"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(cut({split_at(R"([^\S\n]+)", isolated)}, "a \n b") == (strings{"a", " ", "\n", " ", "b"}),
+             boost::test_tools::per_element());
   for (char32_t c = 0; c < 0x3100; ++c) {
     if (c >= 0xD800 && c <= 0xDFFF) continue;
-    std::string text = c < 0x80 ? std::string(1, static_cast<char>(c)) : c < 0x800
-        ? std::string{static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))}
-        : std::string{static_cast<char>(0xE0 | c >> 12), static_cast<char>(0x80 | (c >> 6 & 0x3F)), static_cast<char>(0x80 | (c & 0x3F))};
+    std::string text = c < 0x80 ? std::string(1, static_cast<char>(c))
+                       : c < 0x800
+                           ? std::string{static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))}
+                           : std::string{static_cast<char>(0xE0 | c >> 12), static_cast<char>(0x80 | (c >> 6 & 0x3F)),
+                                         static_cast<char>(0x80 | (c & 0x3F))};
     static const auto space = split_pattern::make(R"(\s)").value();
     static split_pattern::workspace work;
-    BOOST_TEST(space->find(text, 0, work).value().has_value() == is_white_space(c), "U+" << std::hex << static_cast<unsigned>(c));
+    BOOST_TEST(space->find(text, 0, work).value().has_value() == is_white_space(c),
+               "U+" << std::hex << static_cast<unsigned>(c));
   }
 }
 
 BOOST_AUTO_TEST_CASE(split_behaviors_are_those_of_hugging_face) {
   using how = split_step::behavior;
   const std::string text = "the-final--countdown";
-  BOOST_TEST(cut({split_at("-", how::isolated)}, text) == (strings{"the", "-", "final", "-", "-", "countdown"}), boost::test_tools::per_element());
-  BOOST_TEST(cut({split_at("-", how::removed)}, text) == (strings{"the", "final", "countdown"}), boost::test_tools::per_element());
-  BOOST_TEST(cut({split_at("-", how::merged_with_previous)}, text) == (strings{"the-", "final-", "-", "countdown"}), boost::test_tools::per_element());
-  BOOST_TEST(cut({split_at("-", how::merged_with_next)}, text) == (strings{"the", "-final", "-", "-countdown"}), boost::test_tools::per_element());
-  BOOST_TEST(cut({split_at("-", how::contiguous)}, text) == (strings{"the", "-", "final", "--", "countdown"}), boost::test_tools::per_element());
-  BOOST_TEST(cut({split_at("[a-z]+", how::removed, true)}, text) == (strings{"the", "final", "countdown"}), boost::test_tools::per_element());
+  BOOST_TEST(cut({split_at("-", how::isolated)}, text) == (strings{"the", "-", "final", "-", "-", "countdown"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(cut({split_at("-", how::removed)}, text) == (strings{"the", "final", "countdown"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(cut({split_at("-", how::merged_with_previous)}, text) == (strings{"the-", "final-", "-", "countdown"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(cut({split_at("-", how::merged_with_next)}, text) == (strings{"the", "-final", "-", "-countdown"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(cut({split_at("-", how::contiguous)}, text) == (strings{"the", "-", "final", "--", "countdown"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(cut({split_at("[a-z]+", how::removed, true)}, text) == (strings{"the", "final", "countdown"}),
+             boost::test_tools::per_element());
   // Matches of nothing cut, and do not go round in circles.
-  BOOST_TEST(cut({split_at(R"((?=(\d{3})+(?!\d)))", how::isolated)}, "1234567") == (strings{"1", "234", "567"}), boost::test_tools::per_element());
-  BOOST_TEST(cut({split_at("x*", how::isolated)}, "äxxb") == (strings{"ä", "xx", "b"}), boost::test_tools::per_element());
+  BOOST_TEST(cut({split_at(R"((?=(\d{3})+(?!\d)))", how::isolated)}, "1234567") == (strings{"1", "234", "567"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(cut({split_at("x*", how::isolated)}, "äxxb") == (strings{"ä", "xx", "b"}),
+             boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(digits_and_metaspace_steps) {
   using prepend = metaspace_step::prepend;
-  BOOST_TEST(cut({digits_step{true}}, "a12½b٣") == (strings{"a", "1", "2", "½", "b", "٣"}), boost::test_tools::per_element());
+  BOOST_TEST(cut({digits_step{true}}, "a12½b٣") == (strings{"a", "1", "2", "½", "b", "٣"}),
+             boost::test_tools::per_element());
   BOOST_TEST(cut({digits_step{false}}, "a12½b٣") == (strings{"a", "12½", "b", "٣"}), boost::test_tools::per_element());
-  BOOST_TEST(cut({metaspace_step{prepend::always, true}}, "a  b c", false) == (strings{"▁a", "▁", "▁b", "▁c"}), boost::test_tools::per_element());
-  BOOST_TEST(cut({metaspace_step{prepend::first, false}}, "a b", false) == strings{"a▁b"}, boost::test_tools::per_element());
-  BOOST_TEST(cut({metaspace_step{prepend::first, false}}, "a b", true) == strings{"▁a▁b"}, boost::test_tools::per_element());
-  BOOST_TEST(cut({metaspace_step{prepend::never, true}}, "▁▁a▁", true) == (strings{"▁", "▁a", "▁"}), boost::test_tools::per_element());
-  BOOST_TEST(cut({metaspace_words_step{}}, "▁▁a▁b▁▁c▁") == (strings{"▁▁a", "▁b", "▁▁c", "▁"}), boost::test_tools::per_element());
+  BOOST_TEST(cut({metaspace_step{prepend::always, true}}, "a  b c", false) == (strings{"▁a", "▁", "▁b", "▁c"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(cut({metaspace_step{prepend::first, false}}, "a b", false) == strings{"a▁b"},
+             boost::test_tools::per_element());
+  BOOST_TEST(cut({metaspace_step{prepend::first, false}}, "a b", true) == strings{"▁a▁b"},
+             boost::test_tools::per_element());
+  BOOST_TEST(cut({metaspace_step{prepend::never, true}}, "▁▁a▁", true) == (strings{"▁", "▁a", "▁"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(cut({metaspace_words_step{}}, "▁▁a▁b▁▁c▁") == (strings{"▁▁a", "▁b", "▁▁c", "▁"}),
+             boost::test_tools::per_element());
   BOOST_TEST(cut({metaspace_words_step{}}, "ab") == strings{"ab"}, boost::test_tools::per_element());
 }
 
@@ -127,18 +152,24 @@ BOOST_AUTO_TEST_CASE(digit_groups_are_what_their_look_aheads_cut) {
   for (int i = 0; i < 2000; ++i) {
     std::string text;
     for (auto n = r() % 9; n-- > 0;) text += parts[r() % std::size(parts)];
-    BOOST_TEST(cut({digit_groups_step{false}}, text) == cut({split_at(R"(\d{1,3}(?=(?:\d{3})*\b))", how::isolated)}, text), boost::test_tools::per_element());
-    BOOST_TEST(cut({digit_groups_step{true}}, text) == cut({split_at(R"((?=(\d{3})+(?!\d)))", how::isolated)}, text), boost::test_tools::per_element());
+    BOOST_TEST(
+        cut({digit_groups_step{false}}, text) == cut({split_at(R"(\d{1,3}(?=(?:\d{3})*\b))", how::isolated)}, text),
+        boost::test_tools::per_element());
+    BOOST_TEST(cut({digit_groups_step{true}}, text) == cut({split_at(R"((?=(\d{3})+(?!\d)))", how::isolated)}, text),
+               boost::test_tools::per_element());
   }
 }
 
 // A quadratic search would take minutes here, one that keeps state for each character would fail.
 BOOST_AUTO_TEST_CASE(no_family_is_slow_on_long_runs) {
-  for (const char* name : {"default", "gpt-2", "smollm", "llama-bpe", "qwen2", "qwen35", "ufakzeka", "laguna", "gpt-4o", "tekken", "tiny_aya", "youtu",
-                           "deepseek-llm", "deepseek-coder", "deepseek-v3", "falcon", "bloom", "viking", "chameleon", "superbpe", "bailingmoe",
-                           "seed-coder", "exaone-moe", "minicpm5", "k2-horizon", "jais-2", "kimi-k2", "gemma4"}) {
+  for (const char* name :
+       {"default",     "gpt-2",      "smollm",   "llama-bpe",  "qwen2",     "qwen35",       "ufakzeka",
+        "laguna",      "gpt-4o",     "tekken",   "tiny_aya",   "youtu",     "deepseek-llm", "deepseek-coder",
+        "deepseek-v3", "falcon",     "bloom",    "viking",     "chameleon", "superbpe",     "bailingmoe",
+        "seed-coder",  "exaone-moe", "minicpm5", "k2-horizon", "jais-2",    "kimi-k2",      "gemma4"}) {
     const pre_tokenizer p(find_pre_tokenizer(name).value().steps);
-    for (const char* unit : {" ", "7", "A", "a", "\u0301", "\t", "-", "A\u0301", "a ", "\n ", "١", "中", "(", "ʰ", "'"}) {
+    for (const char* unit :
+         {" ", "7", "A", "a", "\u0301", "\t", "-", "A\u0301", "a ", "\n ", "١", "中", "(", "ʰ", "'"}) {
       std::string text;
       while (text.size() < 100'000) text += unit;
       pre_tokenizer::scratch s;

@@ -14,8 +14,9 @@ vocabulary letters() {
   vocabulary v;
   v.pre_tokenizer = "gpt-2";
   v.tokens = {"a", "b", "c", "ab", "abc", "bc", "Ġ", "<|end|>", "<tool>", "d e"};
-  v.types = {token_type::normal, token_type::normal, token_type::normal, token_type::normal, token_type::normal,
-             token_type::normal, token_type::normal, token_type::control, token_type::user_defined, token_type::user_defined};
+  v.types = {token_type::normal,       token_type::normal,      token_type::normal, token_type::normal,
+             token_type::normal,       token_type::normal,      token_type::normal, token_type::control,
+             token_type::user_defined, token_type::user_defined};
   v.merges = {{"a", "b"}, {"ab", "c"}, {"b", "c"}};
   v.eos = 7;
   return v;
@@ -25,8 +26,9 @@ vocabulary pieces() {
   vocabulary v;
   v.kind = text::tokenizer_kind::sentencepiece;
   v.tokens = {"<unk>", "<s>", "</s>", "▁", "a", "b", "ab", "▁a", "▁ab", "bb", "<0x63>"};
-  v.types = {token_type::unknown, token_type::control, token_type::control, token_type::normal, token_type::normal, token_type::normal,
-             token_type::normal,  token_type::normal,  token_type::normal,  token_type::normal, token_type::byte};
+  v.types = {token_type::unknown, token_type::control, token_type::control, token_type::normal,
+             token_type::normal,  token_type::normal,  token_type::normal,  token_type::normal,
+             token_type::normal,  token_type::normal,  token_type::byte};
   v.scores = {0, 0, 0, -10, -11, -12, -2, -1, -3, -4, 0};
   v.unk = 0, v.bos = 1, v.eos = 2;
   return v;
@@ -49,8 +51,10 @@ BOOST_AUTO_TEST_CASE(merges_apply_by_rank_then_from_the_left) {
   BOOST_TEST(encode(letters(), "abc") == (ids{4}), boost::test_tools::per_element());
   BOOST_TEST(encode(letters(), "bcabcb") == (ids{5, 4, 1}), boost::test_tools::per_element());
   BOOST_TEST(encode(letters(), "<tool>a<|end|>") == (ids{8, 0, 7}), boost::test_tools::per_element());
-  BOOST_TEST(encode(letters(), "ad e") == (ids{0, 9}), boost::test_tools::per_element());  // an added token may hold a space
-  BOOST_TEST(encode(letters(), "axb") == (ids{0, 1}), boost::test_tools::per_element());   // no token for x, none for unknown
+  BOOST_TEST(encode(letters(), "ad e") == (ids{0, 9}),
+             boost::test_tools::per_element());  // an added token may hold a space
+  BOOST_TEST(encode(letters(), "axb") == (ids{0, 1}),
+             boost::test_tools::per_element());  // no token for x, none for unknown
 }
 
 BOOST_AUTO_TEST_CASE(merges_of_missing_tokens_are_left_out) {
@@ -71,13 +75,14 @@ BOOST_AUTO_TEST_CASE(pieces_merge_by_score) {
   v.add_space_prefix = vocabulary::setting::off;
   BOOST_TEST(encode(v, "ab") == (ids{6}), boost::test_tools::per_element());
   BOOST_TEST(encode(v, "abb") == (ids{6, 5}), boost::test_tools::per_element());
-  BOOST_TEST(encode(v, " ab") == (ids{8}), boost::test_tools::per_element());     // "▁a" first, then "▁ab"
+  BOOST_TEST(encode(v, " ab") == (ids{8}), boost::test_tools::per_element());      // "▁a" first, then "▁ab"
   BOOST_TEST(encode(v, " abb") == (ids{8, 5}), boost::test_tools::per_element());  // "ab" and "bb" come too late
   v.add_space_prefix = vocabulary::setting::unset;
   BOOST_TEST(encode(v, "b") == (ids{3, 5}), boost::test_tools::per_element());
-  BOOST_TEST(encode(v, "bcb") == (ids{3, 5, 10, 5}), boost::test_tools::per_element());       // c by its byte
-  BOOST_TEST(encode(v, "bxyzb") == (ids{3, 5, 0, 5}), boost::test_tools::per_element());      // one token for all that is unknown
-  BOOST_TEST(encode(v, "<0x63>").size() > 1u);                                                // the name of a byte is text
+  BOOST_TEST(encode(v, "bcb") == (ids{3, 5, 10, 5}), boost::test_tools::per_element());  // c by its byte
+  BOOST_TEST(encode(v, "bxyzb") == (ids{3, 5, 0, 5}),
+             boost::test_tools::per_element());  // one token for all that is unknown
+  BOOST_TEST(encode(v, "<0x63>").size() > 1u);   // the name of a byte is text
 }
 
 BOOST_AUTO_TEST_CASE(words_are_cut_apart_only_where_no_token_spans_a_space) {
@@ -105,7 +110,8 @@ BOOST_AUTO_TEST_CASE(bos_and_eos_follow_the_settings) {
 BOOST_AUTO_TEST_CASE(ends_of_generation_are_known_by_id_and_by_text) {
   vocabulary v = letters();
   v.tokens = {"a", "<|end|>", "<|return|>", "<|endoftext|>", "<|im_end|>", "</s>"};
-  v.types = {token_type::normal, token_type::control, token_type::control, token_type::control, token_type::control, token_type::normal};
+  v.types = {token_type::normal,  token_type::control, token_type::control,
+             token_type::control, token_type::control, token_type::normal};
   v.merges.clear();
   v.eos = text::no_token, v.eot = 0;
   const auto t = text::tokenizer::make(v).value();
