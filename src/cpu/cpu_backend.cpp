@@ -7,6 +7,7 @@
 #include <system_error>
 #include <vector>
 
+#include "src/cpu/decoder.hpp"
 #include "src/cpu/forward.hpp"
 #include "src/cpu/region.hpp"
 #include "src/cpu/slot_table.hpp"
@@ -20,19 +21,17 @@ constexpr std::uint32_t head_rows = 32;  // rows of logits that exist at once
 
 std::uint64_t logits_bytes(const model::rank_shape& s) { return std::uint64_t{head_rows} * s.vocab * sizeof(float); }
 
-memory_plan plan_for(const model::model& m, const model::rank_shape& shape, const cpu_options& o, std::uint32_t threads) {
-  memory_plan p = plan_reference(m.config, shape);
-  (void)o;
-  p.activations += logits_bytes(shape) + threads * sample::sampler::bytes(shape.vocab);
-  p.slots = slot_table::bytes(shape);
-  return p;
-}
-
 std::uint32_t threads_of(const cpu_options& o) { return o.threads ? o.threads : available_processors(); }
+
+result<memory_plan> plan_pass(const model::model& m, const model::rank_shape& s, const cpu_options& o) {
+  return o.reference ? result<memory_plan>(plan_reference(m.config, s)) : decoder::plan(m, s, o, threads_of(o));
+}
 
 /// Defaults filled in, everything checked against the limits of the arithmetic.
 result<model::rank_shape> shape_of(const model::model& m, const cpu_options& o) {
   const auto refuse = [](const std::string& what) { return failure(errc::invalid_argument, what); };
+  if (!kernels::cpu::isa_supported(o.isa))
+    return refuse("this processor has no " + std::string(kernels::cpu::name(o.isa)) + ": choose a lower tier");
   if (threads_of(o) > 1024) return refuse("more than 1024 compute threads: ask for fewer");
   if (o.max_slots == 0 || o.max_slots > 65536) return refuse("the number of sequences must be between 1 and 65536");
   if (o.max_batched_tokens == 0 || o.max_batched_tokens > 65536)
@@ -44,7 +43,10 @@ result<model::rank_shape> shape_of(const model::model& m, const cpu_options& o) 
   s.max_slots = o.max_slots;
   s.max_batched_tokens = o.max_batched_tokens;
   s.depth = 1;
-  const std::uint64_t page_bytes = plan_reference(m.config, {.n_pages = {0}}).page_bytes;
+  s.n_pages = {0};
+  auto pass = plan_pass(m, s, o);
+  if (!pass) return pass.take_error();
+  const std::uint64_t page_bytes = pass->page_bytes;
   const std::uint64_t per_sequence = (s.max_model_len + page_tokens - 1) / page_tokens;
   std::uint64_t pages = o.n_pages;
   if (pages == 0)
@@ -177,7 +179,11 @@ std::string memory_plan::describe() const {
 result<memory_plan> plan_memory(const model::model& m, const cpu_options& o) {
   auto shape = shape_of(m, o);
   if (!shape) return shape.take_error();
-  return plan_for(m, *shape, o, threads_of(o));
+  auto p = plan_pass(m, *shape, o);
+  if (!p) return p;
+  p->activations += logits_bytes(*shape) + threads_of(o) * sample::sampler::bytes(shape->vocab);
+  p->slots = slot_table::bytes(*shape);
+  return p;
 }
 
 result<std::unique_ptr<model::backend>> make_cpu_backend(std::shared_ptr<const model::model> m, const cpu_options& o,
@@ -189,7 +195,7 @@ result<std::unique_ptr<model::backend>> make_cpu_backend(std::shared_ptr<const m
     auto pool = std::make_unique<thread_pool>(threads_of(o));
     auto logits = region::take(logits_bytes(*shape), "logits");
     if (!logits) return logits.take_error();
-    auto pass = make_reference(std::move(m), *shape, *pool);
+    auto pass = o.reference ? make_reference(std::move(m), *shape, *pool) : decoder::make(std::move(m), *shape, o, *pool);
     if (!pass) return pass.take_error();
     return std::unique_ptr<model::backend>(new cpu_backend(*shape, o, std::move(sinks), std::move(pool),
                                                            std::move(*pass), std::move(*logits), window));

@@ -94,3 +94,7 @@ BOOST_AUTO_TEST_CASE(the_reference_path_agrees_with_transformers) {
     check_model(c, o, 2e-6);
   }
 }
+
+BOOST_AUTO_TEST_CASE(the_fast_path_agrees_with_transformers) {
+  for (const oracle_case& c : cases) check_model(c, small(), 5e-2);
+}

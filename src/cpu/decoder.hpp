@@ -1,0 +1,83 @@
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/attention.hpp"
+#include "kernels/cpu/matmul.hpp"
+#include "kernels/cpu/vector.hpp"
+#include "src/cpu/attention_plan.hpp"
+#include "src/cpu/forward.hpp"
+#include "src/cpu/packed_weights.hpp"
+#include "src/cpu/region.hpp"
+
+/// The fast forward pass. All threads walk through the layers together and meet at barriers, five per layer when few
+/// tokens run: with few tokens every thread makes the normed and quantized activations for itself, because that costs
+/// less than waiting for somebody else's; with many, rows are shared out.
+///
+/// Every output element is computed by one thread in an order that depends on weights and positions only, so neither
+/// threads nor batches nor chunks change a bit.
+namespace troupe::cpu {
+
+class decoder final : public forward {
+ public:
+  static result<std::unique_ptr<forward>> make(std::shared_ptr<const model::model>, const model::rank_shape&,
+                                               const cpu_options&, thread_pool&);
+  static result<memory_plan> plan(const model::model&, const model::rank_shape&, const cpu_options&,
+                                  std::uint32_t threads);
+
+  void run(const step_batch&) override;
+  void logits(std::uint32_t first, std::uint32_t n, float* out) override;
+  void fork(page_id from, page_id to) override;
+
+ private:
+  /// Rows that one thread or all threads work on.
+  struct rows {
+    float* h;                                     ///< [n][hidden], the residual stream
+    float* a;                                     ///< [n][hidden], normed
+    kernels::cpu::activation_group* groups;       ///< quantized rows, of whatever width
+    float* rope;                                  ///< [n][2 * rotary]
+  };
+  struct offsets {
+    std::uint64_t h, a, groups, rope, b, qkv, att, gate, up, partials, own, total;
+    std::uint64_t own_h, own_a, own_groups, own_rope, own_attention, own_bytes;
+    std::uint64_t n_partials;
+  };
+  static offsets lay_out(const model::model_config&, const model::rank_shape&, std::uint32_t threads);
+
+  decoder(std::shared_ptr<const model::model>, const model::rank_shape&, const cpu_options&, thread_pool&,
+          packed_weights, region kv, region scratch);
+
+  rows rows_of(const team&, bool few) const;
+  void walk(team&);
+  void embed(team&, const rows&, std::uint32_t n);
+  void norm(team&, const rows&, std::uint32_t n, bool few, const float* delta, const float* bias, const float* weight,
+            bool groups);
+  void quantize(team&, const rows&, std::uint32_t n, bool few, const float* x, std::uint32_t cols, bool wanted);
+  void multiply(team&, std::span<const linear* const> parts, float* const* y, std::size_t ld, const float* x,
+                std::size_t ld_x, const rows&, std::uint32_t n);
+  void rotate_and_store(std::uint32_t layer, const rows&, std::uint32_t token, std::uint32_t kv_head) const;
+  void attention(team&, std::uint32_t layer, const rows&, bool narrow);
+  void feed_forward(team&, const layer_weights&, const rows&, std::uint32_t n, bool few);
+  kernels::cpu::attention_tile tile_of(const attention_task&, std::uint32_t layer) const;
+  kernels::cpu::kv_layer kv_of(std::uint32_t layer) const;
+  std::byte* attention_scratch(const team& t) const { return own(t) + at_.own_attention; }
+  std::byte* own(const team& t) const { return scratch_.data() + at_.own + t.index() * at_.own_bytes; }
+
+  std::shared_ptr<const model::model> model_;
+  const model::model_config& c_;
+  const kernels::cpu::vector_kernels& vector_;
+  const kernels::cpu::matmul_kernels& matmul_;
+  const kernels::cpu::attention_kernels& attention_;
+  kernels::cpu::kv_type kv_type_;
+  thread_pool& pool_;
+  packed_weights weights_;
+  region kv_, scratch_;
+  std::uint64_t page_bytes_;
+  offsets at_;
+  std::vector<double> frequencies_;
+  float *b_, *qkv_, *att_, *gate_, *up_;
+  attention_plan plan_;
+  step_batch batch_;
+};
+
+}  // namespace troupe::cpu

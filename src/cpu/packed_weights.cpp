@@ -1,0 +1,124 @@
+#include "src/cpu/packed_weights.hpp"
+
+#include <algorithm>
+#include <string>
+
+#include "src/format/dequantize.hpp"
+
+namespace troupe::cpu {
+namespace {
+
+using format::tensor_view;
+using kernels::cpu::packed_matrix;
+using model::tensor_role;
+
+/// Part of the packing, small enough to share among threads.
+struct job {
+  const tensor_view* source;
+  std::uint32_t first, last;  ///< tiles of a matrix; elements of a vector
+  std::byte* to;
+  bool vector;
+};
+
+/// Walks all tensors twice: first to count bytes, then, with memory, to say what goes where.
+class packer {
+ public:
+  packer(const model::model& m, std::byte* memory) : model_(m), memory_(memory) {}
+
+  const float* vector(tensor_role role, std::uint32_t layer) {
+    const tensor_view* t = model_.weights.find(role, layer);
+    if (!t) return nullptr;
+    const auto n = static_cast<std::uint32_t>(t->shape.elements());
+    const std::uint64_t at = layout_.add<float>(n);
+    if (!memory_) return nullptr;
+    jobs.push_back({t, 0, n, memory_ + at, true});
+    return reinterpret_cast<const float*>(memory_ + at);
+  }
+  packed_matrix matrix(const tensor_view& t) {
+    const auto rows = static_cast<std::uint32_t>(t.shape[0]), cols = static_cast<std::uint32_t>(t.shape[1]);
+    if (!kernels::cpu::can_pack(t.type, cols)) {
+      if (problem.empty())
+        problem = model_.weights.source().origin() + ": tensor " + std::string(t.name) + " of type " +
+                  std::string(kernels::name(t.type)) + " with rows of " + std::to_string(cols) +
+                  " elements cannot be used on the CPU: convert the model to another type";
+      return {};
+    }
+    const std::uint64_t bytes = kernels::cpu::packed_bytes(t.type, rows, cols);
+    const std::uint64_t at = layout_.add<std::byte>(bytes);
+    if (!memory_) return {};
+    const std::uint32_t n = kernels::cpu::n_tiles(rows);
+    const auto step = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, (std::uint64_t{256} << 10) * n / bytes));
+    for (std::uint32_t first = 0; first < n; first += step)
+      jobs.push_back({&t, first, std::min(n, first + step), memory_ + at, false});
+    return {t.type, rows, cols, memory_ + at};
+  }
+  linear both(tensor_role weight, tensor_role bias, std::uint32_t layer) {
+    return {matrix(*model_.weights.find(weight, layer)), vector(bias, layer)};
+  }
+
+  void walk(packed_weights& out) {
+    for (std::uint32_t i = 0; i < model_.config.n_layers; ++i) {
+      layer_weights l;
+      l.attention_norm = vector(tensor_role::attention_norm, i);
+      l.q = both(tensor_role::q, tensor_role::q_bias, i);
+      l.k = both(tensor_role::k, tensor_role::k_bias, i);
+      l.v = both(tensor_role::v, tensor_role::v_bias, i);
+      l.o = both(tensor_role::o, tensor_role::o_bias, i);
+      l.ffn_norm = vector(tensor_role::ffn_norm, i);
+      l.gate = both(tensor_role::gate, tensor_role::gate_bias, i);
+      l.up = both(tensor_role::up, tensor_role::up_bias, i);
+      l.down = both(tensor_role::down, tensor_role::down_bias, i);
+      out.layers.push_back(l);
+    }
+    out.output_norm = vector(tensor_role::output_norm, 0);
+    out.head = {matrix(model_.weights.head()), nullptr};
+  }
+
+  std::uint64_t bytes() const { return layout_.bytes(); }
+
+  std::vector<job> jobs;
+  std::string problem;
+
+ private:
+  const model::model& model_;
+  std::byte* memory_;
+  layout layout_;
+};
+
+void run(const job& j) {
+  if (j.vector) {
+    (void)format::dequantize(*j.source, {reinterpret_cast<float*>(j.to), j.last});
+    return;
+  }
+  kernels::cpu::pack_tiles(j.source->type, j.source->data.data(), static_cast<std::uint32_t>(j.source->shape[0]),
+                           static_cast<std::uint32_t>(j.source->shape[1]), j.first, j.last, j.to);
+}
+
+}  // namespace
+
+result<std::uint64_t> packed_weights::bytes(const model::model& m) {
+  packer counter(m, nullptr);
+  packed_weights nothing;
+  counter.walk(nothing);
+  if (!counter.problem.empty()) return failure(errc::unsupported, counter.problem);
+  return counter.bytes();
+}
+
+result<packed_weights> packed_weights::make(const model::model& m, thread_pool& pool) {
+  auto size = bytes(m);
+  if (!size) return size.take_error();
+  auto memory = region::take(*size, "the weights");
+  if (!memory) return memory.take_error();
+  packed_weights out;
+  out.memory_ = std::move(*memory);
+  packer p(m, out.memory_.data());
+  p.walk(out);
+  pool.run([&](team& t) {
+    t.for_tiles(static_cast<std::uint32_t>(p.jobs.size()), 1, [&](std::uint32_t first, std::uint32_t last) {
+      for (std::uint32_t i = first; i < last; ++i) run(p.jobs[i]);
+    });
+  });
+  return out;
+}
+
+}  // namespace troupe::cpu

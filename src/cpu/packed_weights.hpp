@@ -1,0 +1,44 @@
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/matmul.hpp"
+#include "src/base/result.hpp"
+#include "src/cpu/region.hpp"
+#include "src/cpu/thread_pool.hpp"
+#include "src/model/open_model.hpp"
+
+namespace troupe::cpu {
+
+/// A linear layer: y = x W^T + bias.
+struct linear {
+  kernels::cpu::packed_matrix matrix{};
+  const float* bias = nullptr;  ///< null: none
+
+  std::uint32_t tiles() const { return kernels::cpu::n_tiles(matrix.rows); }
+  bool wants_groups() const { return kernels::cpu::wants_groups(matrix.type); }
+};
+
+struct layer_weights {
+  const float* attention_norm;
+  const float* ffn_norm;
+  linear q, k, v, o, gate, up, down;
+};
+
+/// A model's weights as the kernels want them: matrices packed into tiles, vectors in f32, all in one region.
+class packed_weights {
+ public:
+  /// Bytes that `make` takes. Errors: unsupported (a matrix whose shape or type the kernels do not take).
+  static result<std::uint64_t> bytes(const model::model&);
+  /// Packs on all threads of the pool.
+  static result<packed_weights> make(const model::model&, thread_pool&);
+
+  std::vector<layer_weights> layers;
+  const float* output_norm = nullptr;
+  linear head;
+
+ private:
+  region memory_;
+};
+
+}  // namespace troupe::cpu
