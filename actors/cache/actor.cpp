@@ -7,7 +7,8 @@ namespace troupe::cache {
 void actor::on(lease_want&& want, outbox& out) {
   page_lists pages = store_.lease(want.n);
   std::vector<std::uint32_t> available = store_.available();
-  // Unused prefixes under a prefix in use cannot be evicted: a want that falls short means that nothing is left.
+  // Between a last offer and the return of its pages a prefix may be unused and yet not evictable: a want that falls
+  // short means that nothing is left.
   for (std::size_t g = 0; g < pages.size() && g < want.n.size(); ++g)
     if (pages[g].size() < want.n[g]) available[g] = 0;
   store_.check();
@@ -30,7 +31,7 @@ void actor::on(prefix_lookup&& q, outbox& out) {
 }
 
 void actor::on(prefix_publish&& p, outbox&) {
-  if (p.tokens) store_.publish(*p.tokens, p.salt, p.pages);
+  if (p.tokens) store_.publish(*p.tokens, p.salt, p.pages, p.last);
   store_.check();
 }
 

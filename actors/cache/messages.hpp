@@ -41,14 +41,16 @@ struct prefix_lookup {
 
 /// Offers full pages of confirmed tokens to the index: pages[g][i] holds tokens [16 i, 16 (i + 1)) in group g, or is
 /// no_page. The sender keeps one pin on each page and gives it up with lease_return; where the index already holds the
-/// same tokens in another page, the sender's page stays leased and its return frees it.
+/// same tokens in another page, the sender's page stays leased and its return frees it. Only a `last` offer, after
+/// which the sender gives its pages up, goes on below such a place: else it would pin what hangs on pages it does not.
 struct prefix_publish {
   std::shared_ptr<const std::vector<token_id>> tokens;
   std::string salt;
   page_lists pages;
+  bool last = false;
   prefix_publish() = default;
-  prefix_publish(std::shared_ptr<const std::vector<token_id>> t, std::string s, page_lists p)
-      : tokens(std::move(t)), salt(std::move(s)), pages(std::move(p)) {}
+  prefix_publish(std::shared_ptr<const std::vector<token_id>> t, std::string s, page_lists p, bool l)
+      : tokens(std::move(t)), salt(std::move(s)), pages(std::move(p)), last(l) {}
 };
 
 /// Copies between tiers up to this number are done (host memory, disk: no tier exists yet).

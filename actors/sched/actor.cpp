@@ -102,7 +102,7 @@ void actor::deliver(outbox& out) {
     if (!batches_[shard].empty()) out.tokens(shard, token_batch(std::exchange(batches_[shard], {})));
 
   for (prefix_offer& p : o.offers)
-    out.publish(cache::prefix_publish(std::move(p.tokens), std::move(p.salt), std::move(p.pages)));
+    out.publish(cache::prefix_publish(std::move(p.tokens), std::move(p.salt), std::move(p.pages), p.last));
   o.offers.clear();
   if (cache::n_pages_in(o.returns) > 0) {
     cache::page_lists back(o.returns.size());

@@ -1,6 +1,7 @@
 #include "src/cache/page_store.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "src/cache/invariant.hpp"
 
@@ -13,7 +14,7 @@ page_store::page_store(std::vector<group_size> groups) : groups_(std::move(group
   }
 }
 
-bool page_store::evict_one() {
+bool page_store::evict_leaf() {
   const prefix_index::node_id n = index_.oldest_leaf();
   if (n == prefix_index::no_node) return false;
   for (std::size_t g = 0; g < pools_.size(); ++g)
@@ -25,11 +26,26 @@ bool page_store::evict_one() {
   return true;
 }
 
+/// Takes n unpinned pages of a window group out of nodes that stay, those used longest ago first.
+void page_store::strip(std::size_t g, std::uint32_t n) {
+  std::vector<std::pair<std::uint64_t, page_id>> idle;
+  for (page_id p = 0; p < pools_[g].size(); ++p)
+    if (pools_[g].is_indexed(p) && pools_[g].pins(p) == 0) idle.emplace_back(index_.last_use(node_of_[g][p]), p);
+  n = std::min(n, static_cast<std::uint32_t>(idle.size()));
+  std::partial_sort(idle.begin(), idle.begin() + n, idle.end());
+  for (std::uint32_t i = 0; i < n; ++i) {
+    const page_id p = idle[i].second;
+    pools_[g].evict(p);
+    index_.set_page(std::exchange(node_of_[g][p], prefix_index::no_node), g, no_page);
+  }
+}
+
 page_lists page_store::lease(std::span<const std::uint32_t> want) {
   page_lists out(pools_.size());
   for (std::size_t g = 0; g < pools_.size() && g < want.size(); ++g) {
     while (pools_[g].n_free() < want[g] && pools_[g].n_evictable() > 0)
-      if (!evict_one()) break;
+      if (!evict_leaf()) break;
+    if (pools_[g].n_free() < want[g] && groups_[g].window) strip(g, want[g] - pools_[g].n_free());
     pools_[g].lease(want[g], out[g]);
   }
   return out;
@@ -96,7 +112,8 @@ prefix_match page_store::lookup(std::span<const token_id> tokens, const std::str
   return match;
 }
 
-void page_store::publish(std::span<const token_id> tokens, const std::string& salt, const page_lists& pages) {
+void page_store::publish(std::span<const token_id> tokens, const std::string& salt, const page_lists& pages,
+                         bool last) {
   require(pages.size() == pools_.size(), "published pages do not name every group");
   std::size_t n = tokens.size() / page_tokens;
   for (const auto& p : pages) n = std::min(n, p.size());
@@ -110,6 +127,10 @@ void page_store::publish(std::span<const token_id> tokens, const std::string& sa
         if (groups_[g].window == 0 && pages[g][i] == no_page) return;
       if (at == prefix_index::no_node) at = index_.make_root(salt);
       next = index_.add_child(at, block);
+    }
+    for (std::size_t g = 0; g < pools_.size() && !last; ++g) {
+      const page_id mine = pages[g][i], theirs = index_.page(next, g);
+      if (mine != no_page && theirs != no_page && mine != theirs) return;
     }
     for (std::size_t g = 0; g < pools_.size(); ++g) {
       const page_id p = pages[g][i];

@@ -22,7 +22,8 @@ struct prefix_match {
 };
 
 /// The pages of all KV groups and the index of what is cached in them: what the cache actor owns. Evicts the least
-/// recently used leaf when the free pages do not do. Not thread-safe.
+/// recently used leaf when the free pages do not do; of window groups also pages of prefixes in use, which the users
+/// have left behind. Not thread-safe.
 class page_store {
  public:
   explicit page_store(std::vector<group_size> groups);
@@ -44,14 +45,17 @@ class page_store {
   prefix_match lookup(std::span<const token_id> tokens, const std::string& salt);
 
   /// Indexes pages[g][i] under tokens [16 i, 16 (i + 1)); see prefix_publish in actors/cache/messages.hpp.
-  /// Ends at the first new page that a full-attention group does not have.
-  void publish(std::span<const token_id> tokens, const std::string& salt, const page_lists& pages);
+  /// Ends at the first new page that a full-attention group does not have and, unless `last`, where the index holds the
+  /// same tokens in another page. So whoever pins a page pins the pages before it too, and every unpinned page can be
+  /// evicted.
+  void publish(std::span<const token_id> tokens, const std::string& salt, const page_lists& pages, bool last);
 
   void check() const;  ///< constant time
   void audit() const;
 
  private:
-  bool evict_one();
+  bool evict_leaf();
+  void strip(std::size_t group, std::uint32_t n);
   void pin(prefix_index::node_id, std::size_t group);
 
   std::vector<group_size> groups_;

@@ -34,6 +34,8 @@ class prefix_index {
   page_id page(node_id n, std::size_t group) const { return nodes_[n].pages[group]; }
   void set_page(node_id n, std::size_t group, page_id p) { nodes_[n].pages[group] = p; }
 
+  std::uint64_t last_use(node_id n) const { return nodes_[n].last_use; }  ///< larger is later
+
   void pin(node_id);
   void unpin(node_id);  ///< the last one makes the node the most recently used
 

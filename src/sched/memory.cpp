@@ -1,5 +1,6 @@
 // The pages of the sequences: taking them, giving them back, and who has to when there are not enough.
 #include <algorithm>
+#include <utility>
 
 #include "src/cache/invariant.hpp"
 #include "src/sched/scheduler.hpp"
@@ -71,7 +72,7 @@ void scheduler::drop_pages(sequence& s) {
     s.tables[g] = {};
   }
   s.computed = s.confirmed = 0;
-  s.n_offered = 0;
+  s.n_hit = s.n_offered = 0;
   ++s.generation;
 }
 
@@ -87,7 +88,7 @@ void scheduler::release_slot(sequence& s) {
 /// computed again.
 void scheduler::preempt(sequence& s) {
   if (s.reached > 0) ++counts_.preemptions;
-  offer(s);
+  offer(s, true);
   drop_pages(s);
   release_slot(s);
   s.lookup_version = index_version_;  // not looked up again before the index has something new
@@ -119,7 +120,8 @@ bool scheduler::is_coming(const sequence& s, std::uint32_t end) {
     if (need <= leases_[g].n_stock()) continue;
     const std::uint32_t lack = need - leases_[g].n_stock();
     if (available_[g] > 0) want_pages(g, lack);
-    if (want_pending_) continue;
+    // A hit on its way holds pages that its sequence can be made to give back.
+    if (want_pending_ || n_lookups_ > 0) continue;
     if (leases_[g].n_retiring() < promised_[g] + lack) return false;
     promised_[g] += lack;
   }
@@ -148,7 +150,7 @@ bool scheduler::make_room(sequence& s) {
 bool scheduler::relieve() {
   if (running_.empty()) return false;
   refill();
-  if (want_pending_) return false;
+  if (want_pending_ || n_lookups_ > 0) return false;
   sequence* victim = idle_holder(nullptr);
   if (!victim) {
     require(running_.size() > 1, "a lone prompt does not fit");
@@ -189,7 +191,8 @@ void scheduler::lease_granted(const cache::page_lists& pages, std::span<const st
   want_pending_ = false;
   for (std::size_t g = 0; g < leases_.size(); ++g) {
     for (page_id p : pages[g]) leases_[g].add(p);
-    available_[g] = available[g];
+    // The answer may not know yet what was returned meanwhile. If it does, the next want corrects the count.
+    available_[g] = available[g] + std::exchange(returned_[g], 0);
     if (failed_ || drained_) leases_[g].return_stock();
   }
 }
@@ -198,18 +201,20 @@ void scheduler::collect_returns() {
   for (std::size_t g = 0; g < leases_.size(); ++g) {
     auto& back = leases_[g].returns;
     available_[g] += static_cast<std::uint32_t>(back.size());
+    if (want_pending_) returned_[g] += static_cast<std::uint32_t>(back.size());
     output_.returns[g].insert(output_.returns[g].end(), back.begin(), back.end());
     back.clear();
   }
 }
 
-void scheduler::offer(sequence& s) {
+void scheduler::offer(sequence& s, bool last) {
   if (!options_.prefix_cache || failed_ || s.request->sink != no_sink) return;
   const std::uint32_t n = std::min(s.confirmed, s.length()) / page_tokens;
-  if (n <= s.n_offered) return;
+  if (n <= (last ? s.n_hit : s.n_offered)) return;
   prefix_offer o;
   o.tokens = std::make_shared<std::vector<token_id>>(s.tokens.begin(), s.tokens.begin() + n * page_tokens);
   o.salt = s.request->cache_salt;
+  o.last = last;
   for (std::size_t g = 0; g < leases_.size(); ++g) {
     const auto& pages = s.tables[g].pages;
     o.pages.emplace_back(pages.begin(), pages.begin() + n);
@@ -217,8 +222,8 @@ void scheduler::offer(sequence& s) {
       if (p != no_page) leases_[g].publish(p);
   }
   output_.offers.push_back(std::move(o));
+  if (n > s.n_offered) ++index_version_;
   s.n_offered = n;
-  ++index_version_;
 }
 
 void scheduler::look_up_ahead() {
@@ -228,6 +233,7 @@ void scheduler::look_up_ahead() {
     if (left == 0 || s.lookup_pending || s.lookup_version >= index_version_ || s.request->sink != no_sink) return;
     if (s.computed + page_tokens >= s.length()) return;
     --left;
+    ++n_lookups_;
     s.lookup_pending = true;
     s.lookup_version = index_version_;
     std::shared_ptr<const std::vector<token_id>> tokens;
@@ -243,6 +249,8 @@ void scheduler::look_up_ahead() {
 void scheduler::prefix_hit(request_id id, std::uint32_t n_tokens, const cache::page_lists& pages) {
   require(pages.size() == leases_.size(), "a hit does not name every group");
   sequence* s = find(id);
+  require(n_lookups_ > 0, "a hit nobody asked for");
+  --n_lookups_;
   if (s) s->lookup_pending = false;
   if (!s || s->phase != phase::waiting || n_tokens <= s->computed || n_tokens >= s->length()) {
     for (std::size_t g = 0; g < leases_.size(); ++g)
@@ -259,7 +267,7 @@ void scheduler::prefix_hit(request_id id, std::uint32_t n_tokens, const cache::p
     for (std::size_t i = t.first_live; i < t.pages.size(); ++i) leases_[g].share(t.pages[i]);
   }
   s->computed = s->confirmed = n_tokens;
-  s->n_offered = n_tokens / page_tokens;
+  s->n_hit = s->n_offered = n_tokens / page_tokens;
 }
 
 void scheduler::check() const {

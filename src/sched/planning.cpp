@@ -38,7 +38,7 @@ std::shared_ptr<const model::step_plan> scheduler::plan_step(time_ns now) {
     // While a decode row waits for pages no prompt may take them.
     if (!starved_) plan_prompts();
     // A starved plan made room by itself; try again with what it found.
-  } while (next_.rows.empty() && flights_.empty() && !want_pending_ && (starved_ || relieve()));
+  } while (next_.rows.empty() && flights_.empty() && !want_pending_ && !n_lookups_ && (starved_ || relieve()));
   refill();
   look_up_ahead();
   if (!next_.rows.empty()) return build(model::plan_kind::run);
@@ -195,7 +195,7 @@ bool scheduler::find_pages_for(const sequence& head, const std::vector<std::uint
       coming |= leases_[g].n_retiring() > 0;
     }
     if (enough) return true;
-    if (coming || want_pending_) return false;
+    if (coming || want_pending_ || n_lookups_ > 0) return false;
     sequence* idle = idle_holder(&head);
     if (!idle) return false;
     preempt(*idle);

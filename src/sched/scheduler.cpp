@@ -39,6 +39,7 @@ scheduler::scheduler(model::rank_shape shape, scheduler_options options)
   for (std::uint32_t n : shape_.n_pages) leases_.emplace_back(n);
   available_ = shape_.n_pages;
   promised_.resize(leases_.size());
+  returned_.resize(leases_.size());
   output_.returns.resize(leases_.size());
   result_of_.assign(shape_.max_slots, no_result);
 }
@@ -134,7 +135,7 @@ void scheduler::end(sequence& s, token_event e) {
   e.n_cached = s.n_cached;
   e.admitted = s.admitted;
   leave_list(s);
-  offer(s);
+  offer(s, true);
   drop_pages(s);
   release_slot(s);
   if (s.request->deadline != no_deadline) alarms_.erase({s.request->deadline, s.id(), false});
@@ -310,7 +311,7 @@ void scheduler::row_done(const flight_row& row, const model::row_result* r) {
   if (row.finishes) return end(*s, finish_reason::length);
   if (!row.draws) return;
   if (!r) return end(*s, finish_reason::error, errc::internal, "a rank answered a step without the token of a row");
-  if (s->n_offered < s->n_prompt / page_tokens && s->confirmed >= s->n_prompt) offer(*s);
+  if (s->n_offered < s->n_prompt / page_tokens && s->confirmed >= s->n_prompt) offer(*s, false);
   take_token(*s, *r);
 }
 

@@ -39,6 +39,7 @@ struct prefix_offer {
   std::shared_ptr<const std::vector<token_id>> tokens;
   std::string salt;
   cache::page_lists pages;
+  bool last;  ///< the pages come back after it
 };
 
 /// What the scheduler wants sent. To the cache in this order: offers, returns, queries, want.
@@ -202,7 +203,7 @@ class scheduler {
   void want_pages(std::size_t group, std::uint32_t n);
   std::uint32_t watermark(std::size_t group) const;
   void collect_returns();
-  void offer(sequence&);
+  void offer(sequence&, bool last);
   void refill();
 
   model::rank_shape shape_;
@@ -221,7 +222,9 @@ class scheduler {
   std::vector<cache::page_lease> leases_;
   std::vector<std::uint32_t> available_;  ///< what the cache can still give, as far as known
   std::vector<std::uint32_t> promised_;   ///< pages on their way that sequences already wait for, in this plan
+  std::vector<std::uint32_t> returned_;   ///< pages returned since the want that is pending
   bool want_pending_ = false;
+  std::size_t n_lookups_ = 0;             ///< not answered yet
   std::uint64_t index_version_ = 1;       ///< counts offers: a lookup before the last one may have missed something
 
   model::plan_builder builder_;           ///< releases collect between plans; the rest is filled while planning

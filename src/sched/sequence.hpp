@@ -58,6 +58,7 @@ struct sequence {
 
   std::uint32_t logits_planned = 0;  ///< positions whose logits a submitted plan delivers
   std::uint32_t n_cached = 0;
+  std::uint32_t n_hit = 0;           ///< pages that came from the prefix index
   std::uint32_t n_offered = 0;       ///< pages offered to the prefix index
   std::uint64_t lookup_version = 0;  ///< state of the index that the last lookup saw; 0: never looked up
   bool lookup_pending = false;

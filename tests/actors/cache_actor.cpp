@@ -45,7 +45,7 @@ BOOST_AUTO_TEST_CASE(a_published_prefix_is_hit_and_evicted_when_pages_are_wanted
   cache::actor a({{4, 0}});
   a.on(cache::lease_want({3}), r.out);
   const cache::page_lists mine = r.granted[0].pages;
-  a.on(cache::prefix_publish(numbers(48), "s", mine), r.out);
+  a.on(cache::prefix_publish(numbers(48), "s", mine, false), r.out);
   a.on(cache::prefix_lookup(5, numbers(48), 47, "s"), r.out);
   a.on(cache::prefix_lookup(6, numbers(48), 47, "t"), r.out);
   BOOST_REQUIRE(r.hits.size() == 2);

@@ -27,7 +27,7 @@ BOOST_AUTO_TEST_CASE(what_is_published_is_found_in_whole_pages) {
   page_store store({{8, 0}});
   const auto tokens = run(0, 40);
   page_lists mine = lease(store, 2);
-  store.publish(tokens, "", mine);
+  store.publish(tokens, "", mine, true);
   auto hit = store.lookup(join(run(0, 39), {777}), "");
   BOOST_TEST(hit.n_tokens == 32u);
   BOOST_TEST(hit.pages[0] == mine[0]);
@@ -39,7 +39,7 @@ BOOST_AUTO_TEST_CASE(what_is_published_is_found_in_whole_pages) {
 
 BOOST_AUTO_TEST_CASE(salts_do_not_see_each_other) {
   page_store store({{8, 0}});
-  store.publish(run(0, 16), "a", lease(store, 1));
+  store.publish(run(0, 16), "a", lease(store, 1), true);
   BOOST_TEST(store.lookup(run(0, 16), "b").n_tokens == 0u);
   BOOST_TEST(store.lookup(run(0, 16), "").n_tokens == 0u);
   BOOST_TEST(store.lookup(run(0, 16), "a").n_tokens == 16u);
@@ -49,8 +49,8 @@ BOOST_AUTO_TEST_CASE(a_second_copy_of_a_prefix_is_not_indexed_but_carries_what_f
   page_store store({{8, 0}});
   page_lists first = lease(store, 1);
   page_lists second = lease(store, 2);
-  store.publish(run(0, 16), "", first);
-  store.publish(run(0, 32), "", second);
+  store.publish(run(0, 16), "", first, true);
+  store.publish(run(0, 32), "", second, true);
   BOOST_TEST(store.pool(0).is_leased(second[0][0]));
   BOOST_TEST(store.pool(0).is_indexed(second[0][1]));
   auto hit = store.lookup(run(0, 32), "");
@@ -67,8 +67,8 @@ BOOST_AUTO_TEST_CASE(a_second_copy_of_a_prefix_is_not_indexed_but_carries_what_f
 BOOST_AUTO_TEST_CASE(the_leaf_used_longest_ago_is_evicted_first_and_pins_protect) {
   page_store store({{4, 0}});
   page_lists a = lease(store, 2), b = lease(store, 1);
-  store.publish(run(0, 32), "", a);
-  store.publish(run(500, 16), "", b);
+  store.publish(run(0, 32), "", a, true);
+  store.publish(run(500, 16), "", b, true);
   store.give_back(a);
   store.give_back(b);
   auto hold = store.lookup(run(0, 32), "");  // a is in use, and newer afterwards
@@ -88,7 +88,7 @@ BOOST_AUTO_TEST_CASE(a_hit_needs_the_window_s_pages_only_behind_its_end) {
   page_lists pages = lease(store, 4);
   const page_lists all = pages;
   pages[1][0] = pages[1][1] = no_page;  // behind the window of whoever wrote them
-  store.publish(run(0, 64), "", pages);
+  store.publish(run(0, 64), "", pages, true);
   auto hit = store.lookup(run(0, 64), "");
   BOOST_TEST(hit.n_tokens == 64u);  // needs [44, 64) of the window group
   BOOST_TEST(hit.pages[1][1] == no_page);
@@ -96,7 +96,7 @@ BOOST_AUTO_TEST_CASE(a_hit_needs_the_window_s_pages_only_behind_its_end) {
   auto shorter = store.lookup(run(0, 48), "");  // would need [28, 48)
   BOOST_TEST(shorter.n_tokens == 0u);
   page_lists again = lease(store, 2);
-  store.publish(run(0, 32), "", again);  // fills the holes
+  store.publish(run(0, 32), "", again, true);  // fills the holes
   BOOST_TEST(store.lookup(run(0, 48), "").n_tokens == 48u);
   BOOST_TEST(store.pool(1).is_indexed(again[1][1]));
   BOOST_TEST(store.pool(0).is_leased(again[0][1]));
@@ -108,7 +108,7 @@ BOOST_AUTO_TEST_CASE(a_published_prefix_never_skips_a_full_attention_page) {
   page_lists pages = lease(store, 3);
   const page_id second = pages[0][1];
   pages[0][1] = no_page;
-  store.publish(run(0, 48), "", pages);
+  store.publish(run(0, 48), "", pages, true);
   BOOST_TEST(store.lookup(run(0, 48), "").n_tokens == 16u);
   BOOST_TEST(store.pool(0).is_leased(pages[0][2]));
   store.give_back({{second, pages[0][2]}});
@@ -153,7 +153,7 @@ BOOST_AUTO_TEST_CASE(random_prompts_find_what_a_plain_map_finds) {
             hit.pages[0].push_back(more[0][i]);
             hit.pages[1].push_back(more[1][i]);
           }
-          store.publish(tokens, "", hit.pages);
+          store.publish(tokens, "", hit.pages, true);
         } else {
           store.give_back(more);
         }
