@@ -64,3 +64,17 @@ fetch_model() {
     { rm -rf "$work"; die "cannot write $models/$model_file"; }
   rm -rf "$work"
 }
+
+# A virtual environment in build/venv with the Python packages that tests use as clients; made anew when their list changes.
+# Sets TROUPE_TEST_PYTHON to its interpreter.
+test_venv() {
+  local venv=$root/build/venv list=$root/tests/requirements.txt
+  export TROUPE_TEST_PYTHON=$venv/bin/python
+  cmp -s "$list" "$venv/requirements.txt" && return
+  say "fetching the openai package for the tests into build/venv"
+  rm -rf "$venv"
+  python3 -m venv "$venv" || die "python3 cannot make a virtual environment in $venv: is the package python3-venv installed?"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: -r "$list" ||
+    die "pip could not install tests/requirements.txt: check the network"
+  cp "$list" "$venv/requirements.txt"
+}
