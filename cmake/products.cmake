@@ -19,17 +19,16 @@ endfunction()
 
 # The sanitizers' runtimes want one copy in the program, so sanitized builds leave the shared libraries out.
 if(NOT TROUPE_SANITIZE)
-  troupe_shared(libtroupe engine engine $<LINK_LIBRARY:WHOLE_ARCHIVE,troupe_base>)
+  troupe_shared(libtroupe engine engine)
   set_target_properties(libtroupe PROPERTIES OUTPUT_NAME troupe)
 endif()
 
 add_executable(troupe_program
-  tools/main.cpp tools/cli.cpp tools/blocking_client.cpp tools/npy.cpp tools/serve.cpp tools/chat.cpp tools/generate.cpp
+  tools/main.cpp tools/cli.cpp tools/blocking_client.cpp tools/npy.cpp tools/serve.cpp tools/serve_config.cpp tools/chat.cpp tools/generate.cpp
   tools/bench.cpp tools/tokenize.cpp tools/detokenize.cpp tools/template.cpp tools/logits.cpp tools/inspect.cpp tools/doctor.cpp)
 set_target_properties(troupe_program PROPERTIES OUTPUT_NAME troupe)
 target_compile_definitions(troupe_program PRIVATE TROUPE_VERSION="${PROJECT_VERSION}")
 target_link_libraries(troupe_program PRIVATE troupe_engine troupe_edge CLI11::CLI11 tomlplusplus::tomlplusplus Boost::json)
-add_custom_target(troupe DEPENDS troupe_program)
 
 # The embedding examples, against the shared library as a stranger would use it.
 if(TARGET libtroupe)

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "src/model/locate.hpp"
+#include "src/text/detokenizer.hpp"
 #include "src/text/open_tokenizer.hpp"
 #include "tools/cli.hpp"
 
@@ -42,7 +43,7 @@ std::string ascii_json(const std::string& utf8) {
 int run(const arguments& a) {
   const auto ids = parse_tokens(read_input(a.file), a.file.empty() ? "stdin" : a.file);
   const auto opened = text::open_tokenizer(model::locate_model(a.model).value()).value();
-  const auto& tokenizer = *opened.tokenizer;
+  const auto& tokenizer = *opened.tokens;
   for (std::int32_t id : ids)
     if (static_cast<std::size_t>(id) >= tokenizer.size())
       throw error(errc::invalid_argument, "token id " + std::to_string(id) + " is outside the vocabulary of " +

@@ -15,7 +15,7 @@ struct arguments {
 int run(const arguments& a) {
   const std::string text = read_input(a.file);
   const auto opened = text::open_tokenizer(model::locate_model(a.model).value()).value();
-  const auto ids = opened.tokenizer->encode(text, {!a.no_bos, !a.no_parse_special}).value();
+  const auto ids = opened.tokens->encode(text, {!a.no_bos, !a.no_parse_special}).value();
   std::string line;
   for (token_id id : ids) {
     if (!line.empty()) line += ' ';

@@ -30,13 +30,11 @@ text::text_model load_text(const engine_options& options, const std::string& pat
     if (opened.error().code != errc::unsupported && opened.error().code != errc::not_found) (void)opened.value();
     log().warn("{}", opened.error().message);
   } else {
-    out.tokenizer = opened->tokenizer;
+    out.tokenizer = opened->tokens;
     out.chat = opened->chat;
   }
   if (!options.chat_template.empty()) {
-    auto source = read_file(options.chat_template, 1 << 20);
-    out.chat = std::make_shared<const text::chat_template>(
-        text::open_chat_template(std::move(source), out.tokenizer).value());
+    out.chat = text::open_chat_template(read_file(options.chat_template, 1 << 20), out.tokenizer.get()).value();
   }
   return out;
 }

@@ -1,6 +1,7 @@
 #include "actors/text/actor.hpp"
 
 #include <algorithm>
+#include <ctime>
 
 #include "src/base/log.hpp"
 
@@ -25,6 +26,21 @@ double seconds_between(std::chrono::steady_clock::time_point from, std::chrono::
   return std::chrono::duration<double>(to - from).count();
 }
 
+/// What strftime_now tells: the wall clock, read here because the template engine has none.
+jinja::civil_time local_time() {
+  const std::time_t now = std::time(nullptr);
+  std::tm t{};
+  localtime_r(&now, &t);
+  jinja::civil_time out;
+  out.year = t.tm_year + 1900;
+  out.month = t.tm_mon + 1;
+  out.day = t.tm_mday;
+  out.hour = t.tm_hour;
+  out.minute = t.tm_min;
+  out.second = t.tm_sec;
+  return out;
+}
+
 failure no_tokenizer() {
   return {errc::unsupported, "the model has no tokenizer that Troupe reads: give the prompt as token ids"};
 }
@@ -34,7 +50,10 @@ failure no_tokenizer() {
 result<std::string> render_chat(const text_model& model, const chat_prompt& prompt) {
   if (!model.chat || !model.tokenizer)
     return failure(errc::unsupported, "the model has no chat template: use completions, or start with --chat-template");
-  return model.chat->render(prompt);
+  auto context = chat_context::from_prompt(prompt);
+  if (!context) return context.take_error();
+  context->now = local_time();
+  return model.chat->render(std::move(*context));
 }
 
 result<std::vector<token_id>> encode_prompt(const text_model& model, const request& r) {
@@ -57,6 +76,8 @@ result<std::vector<token_id>> encode_prompt(const text_model& model, const reque
 
 text_actor::text_actor(text_model model, std::shared_ptr<watch::engine_metrics> metrics, clock now)
     : model_(std::move(model)), metrics_(std::move(metrics)), now_(std::move(now)) {}
+
+text_actor::~text_actor() = default;
 
 void text_actor::on(encode_request&& m, outbox& out) {
   const stream_ptr record = m.record;  // the message keeps its share: `failed` needs it

@@ -7,10 +7,9 @@
 #include <vector>
 
 #include "actors/text/messages.hpp"
-#include "src/text/chat_template.hpp"
 #include "src/text/detokenizer.hpp"
+#include "src/text/open_tokenizer.hpp"
 #include "src/text/stop_matcher.hpp"
-#include "src/text/tokenizer.hpp"
 #include "src/watch/engine_metrics.hpp"
 
 /// Text shard: chat template and encoding on the way in; detokenizing, stop strings and usage on the way out. A request
@@ -35,7 +34,7 @@ class outbox {
 /// What all shards of an engine share; immutable.
 struct text_model {
   std::shared_ptr<const text::tokenizer> tokenizer;  ///< null: requests must bring token ids, pieces carry ids only
-  std::shared_ptr<const chat_template> chat;         ///< null: no chat
+  std::shared_ptr<const chat_renderer> chat;         ///< null: no chat
   std::uint32_t vocab = 0;
 };
 
@@ -50,6 +49,8 @@ class text_actor {
 
   text_actor(text_model model, std::shared_ptr<watch::engine_metrics> metrics,
              clock now = std::chrono::steady_clock::now);
+  ~text_actor();
+  text_actor(text_actor&&) = delete;
 
   void on(encode_request&&, outbox&);
   void on(sched::token_batch&&, outbox&);

@@ -1,0 +1,129 @@
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "actors/edge/server.hpp"
+#include "tools/cli.hpp"
+#include "tools/serve_config.hpp"
+
+namespace troupe::cli {
+namespace {
+
+struct arguments {
+  engine_options engine;
+  edge::server_options server;
+  std::string config;
+  unsigned drain_seconds = 30;
+  bool print = false;
+};
+
+/// A flag that another thread raises and poll() can wait for.
+class raised_flag {
+ public:
+  raised_flag() : fd_(eventfd(0, EFD_CLOEXEC)) {}
+  ~raised_flag() { close(fd_); }
+  void raise() noexcept {
+    const std::uint64_t one = 1;
+    (void)!write(fd_, &one, sizeof one);
+  }
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+/// SIGINT and SIGTERM as a file descriptor, blocked in every thread that starts from now on.
+int open_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  return signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+int take_signal(int fd) {
+  signalfd_siginfo info{};
+  return read(fd, &info, sizeof info) == sizeof info ? static_cast<int>(info.ssi_signo) : 0;
+}
+
+enum class event { signal, failed, drained };
+
+event wait(int signals, raised_flag& failed, raised_flag& drained) {
+  pollfd fds[] = {{failed.fd(), POLLIN, 0}, {signals, POLLIN, 0}, {drained.fd(), POLLIN, 0}};
+  while (::poll(fds, 3, -1) < 0) {
+  }
+  return fds[0].revents ? event::failed : fds[1].revents ? event::signal : event::drained;
+}
+
+int run(arguments& a, CLI::App& command) {
+  if (!a.config.empty()) apply_config_file(command, a.config);
+  if (a.print) {
+    std::fputs(print_config(command).c_str(), stdout);
+    return 0;
+  }
+  const int signals = open_signals();
+  raised_flag failed, drained;
+
+  engine e = engine::open(a.engine);
+  e.on_failure([&](std::error_code, std::string what) {
+    std::fprintf(stderr, "troupe: a rank was lost: %s: restart the server\n", what.c_str());
+    failed.raise();
+  });
+  a.server.version = TROUPE_VERSION;
+  edge::server server(e, a.server);
+  server.start();
+  const model_info& info = e.info();
+  std::fprintf(stderr, "%s: %s, %u threads (%s), %u tokens of context, %u sequences at once, %.0f MB of KV cache\n", info.name.c_str(),
+               info.device.c_str(), info.threads, info.isa.c_str(), info.max_model_len, info.max_num_seqs, info.kv_cache_bytes / 1e6);
+  std::printf("listening on http://%s:%u\n", a.server.host.c_str(), server.port());
+  std::fflush(stdout);
+
+  event what = wait(signals, failed, drained);
+  if (what == event::signal) {
+    take_signal(signals);
+    std::fprintf(stderr, "troupe: draining for at most %u s; a second signal ends at once\n", a.drain_seconds);
+    server.drain();
+    e.stop(std::chrono::seconds(a.drain_seconds), [&] { drained.raise(); });
+    what = wait(signals, failed, drained);
+    if (what == event::signal) std::_Exit(128 + take_signal(signals));
+  }
+  // A lost rank has ended every stream with an error event already; give them a moment to leave.
+  server.stop(std::chrono::seconds(what == event::failed ? 2 : 5));
+  return what == event::failed ? exit_rank_lost : 0;
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app, int& exit_code) {
+  auto a = std::make_shared<arguments>();
+  CLI::App* c = app.add_subcommand("serve", "the HTTP server: OpenAI's API, streams over SSE");
+  add_engine_options(*c, a->engine);
+  c->add_option("--host", a->server.host, "address to listen on")->capture_default_str();
+  c->add_option("--port", a->server.port, "port to listen on (0: any)")->capture_default_str();
+  c->add_option("--api-key", a->server.api_keys, "accepted in Authorization: Bearer KEY; may be given again");
+  c->add_option("--served-model-name", a->engine.served_model_name, "the model's name in the API (default: the file's)");
+  c->add_option("--max-requests", a->engine.max_requests, "requests in the system; more are refused with 503")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  c->add_option("--max-connections", a->server.max_connections, "open connections")->capture_default_str();
+  c->add_option("--max-body-bytes", a->server.max_body_bytes, "longest request body")->capture_default_str();
+  c->add_option("--stream-buffer", a->engine.stream_buffer, "tokens a stream may be ahead of its reader")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  c->add_option("--stall-seconds", a->engine.stall_seconds, "a stream whose reader stands still this long is cancelled")->capture_default_str();
+  c->add_option("--http-threads", a->server.threads, "threads for sockets")->check(CLI::Range(1, 64))->capture_default_str();
+  c->add_option("--text-threads", a->engine.text_threads, "threads for tokenizing")->check(CLI::Range(1, 64))->capture_default_str();
+  c->add_option("--cors-origin", a->server.cors_origin, "value of Access-Control-Allow-Origin");
+  c->add_option("--drain-seconds", a->drain_seconds, "how long running requests may go on after SIGTERM")->capture_default_str();
+  c->add_flag_function("--deterministic", [](std::int64_t) {}, "results never depend on what else runs: on the CPU that is always so");
+  bind_environment(*c);
+  c->add_option("--config", a->config, "a TOML file with any of these options");
+  c->add_flag("--print-config", a->print, "print the effective configuration as TOML and exit");
+  c->callback([a, c, &exit_code] { exit_code = run(*a, *c); });
+}
+
+}  // namespace troupe::cli
