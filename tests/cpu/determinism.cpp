@@ -1,0 +1,221 @@
+#include <boost/test/unit_test.hpp>
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "tests/cpu/driver.hpp"
+
+using namespace troupe;
+using namespace troupe::test;
+using kernels::cpu::isa;
+
+namespace {
+
+using rows = std::vector<std::vector<float>>;
+
+cpu::cpu_options options(std::uint32_t threads, isa tier) {
+  cpu::cpu_options o;
+  o.threads = threads;
+  o.isa = tier;
+  o.max_slots = 33;
+  o.max_batched_tokens = 300;
+  o.max_model_len = 2048;
+  o.n_pages = 600;
+  return o;
+}
+
+std::vector<isa> tiers() {
+  std::vector<isa> out;
+  for (isa t : {isa::scalar, isa::avx2, isa::avx512})
+    if (kernels::cpu::isa_supported(t)) out.push_back(t);
+  return out;
+}
+
+std::vector<token_id> random_ids(std::size_t n, std::uint32_t vocab, std::mt19937& random) {
+  std::vector<token_id> ids(n);
+  for (token_id& t : ids) t = static_cast<token_id>(random() % vocab);
+  return ids;
+}
+
+bool same(const rows& a, const rows& b) {
+  if (a.size() != b.size()) return false;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) return false;
+  return true;
+}
+
+/// The logits of `ids` in slot 0, fed in random chunks while other slots prefill and decode around it.
+rows in_a_crowd(driver& d, std::span<const token_id> ids, std::mt19937& random, std::uint32_t vocab) {
+  constexpr slot_id others = 31;
+  d.sinks->forget(0);
+  d.admit(0, {});
+  std::vector<std::uint32_t> length(others + 1, 0);
+  for (std::size_t at = 0; at < ids.size();) {
+    std::uint32_t budget = 200;
+    for (slot_id s = 1; s <= others; ++s) {
+      if (length[s] == 0) {
+        if (random() % 4) continue;
+        const auto n = static_cast<std::uint32_t>(1 + random() % 40);
+        if (n > budget) continue;
+        budget -= n;
+        sampling_params p;
+        p.seed = s;
+        d.admit(s, p);
+        d.chunk(s, 0, random_ids(n, vocab, random), model::row_output::sample);
+        length[s] = n;
+      } else if (random() % 10) {
+        d.decode(s, length[s]++);
+      } else {
+        d.release(s);
+        length[s] = 0;
+        sampling_params p;
+        d.admit(s, p);
+        d.chunk(s, 0, random_ids(3, vocab, random), model::row_output::sample);
+        length[s] = 3;
+      }
+    }
+    const std::size_t n = std::min<std::size_t>(ids.size() - at, 1 + random() % 50);
+    d.chunk(0, static_cast<std::uint32_t>(at), ids.subspan(at, n), model::row_output::logits);
+    at += n;
+    d.step();
+  }
+  for (slot_id s = 0; s <= others; ++s)
+    if (s == 0 || length[s]) d.release(s);
+  d.step();
+  rows out;
+  for (auto& [position, row] : d.sinks->at(0)->rows) out.push_back(row);
+  return out;
+}
+
+constexpr const char* models[] = {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope"};
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_chunks_batches_pages_threads_or_tiers) {
+  for (const char* name : models) {
+    auto m = model::open_model(data(name)).value();
+    std::mt19937 random(11);
+    const auto ids = random_ids(150, m->config.vocab, random);
+    rows alone;
+    for (isa tier : tiers())
+      for (std::uint32_t threads : {1u, 2u, 3u}) {
+        if (tier == isa::scalar && threads != 2) continue;  // slow, and no other code than the rest
+        driver d(m, options(threads, tier));
+        d.shuffle_pages(random);
+        if (alone.empty()) alone = d.logits(ids, 1000);
+        BOOST_TEST_CONTEXT(name << " " << kernels::cpu::name(tier) << " " << threads << " threads") {
+          BOOST_TEST(same(alone, d.logits(ids, 1000)));
+          BOOST_TEST(same(alone, d.logits(ids, 1)));
+          BOOST_TEST(same(alone, d.logits(ids, 7)));
+          BOOST_TEST(same(alone, in_a_crowd(d, ids, random, m->config.vocab)));
+        }
+      }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(tokens_do_not_depend_on_batches_recompute_or_shared_prefixes) {
+  auto m = model::open_model(data(models[0])).value();
+  std::mt19937 random(12);
+  constexpr slot_id n_slots = 32;
+  constexpr std::size_t n_tokens = 40;
+  std::vector<std::vector<token_id>> prompts, alone;
+  std::vector<sampling_params> params;
+  driver one(m, options(1, kernels::cpu::best_isa()));
+  for (slot_id s = 0; s < n_slots; ++s) {
+    prompts.push_back(random_ids(1 + random() % 60, m->config.vocab, random));
+    sampling_params p;
+    p.seed = 1000 + s;
+    p.temperature = s % 3 == 0 ? 0.0f : 0.9f;
+    if (s % 4 == 1) p.top_p = 0.9f;
+    if (s % 5 == 1) p.repetition_penalty = 1.3f, p.frequency_penalty = 0.2f;
+    if (s % 7 == 1) p.logit_bias = {{5, 3.0f}};
+    params.push_back(p);
+    alone.push_back(one.generate(prompts[s], n_tokens, p));
+  }
+  for (std::uint32_t threads : {1u, 2u, 3u}) {
+    driver d(m, options(threads, kernels::cpu::best_isa()));
+    d.shuffle_pages(random);
+    std::vector<std::vector<token_id>> out(n_slots);
+    const auto admit = [&](slot_id s) {  // also after a preemption: prompt and output again
+      auto all = prompts[s];
+      all.insert(all.end(), out[s].begin(), out[s].end());
+      d.admit(s, params[s], all);
+      d.plan.admits.back().prompt_length = static_cast<std::uint32_t>(prompts[s].size());
+      d.chunk(s, 0, all, model::row_output::sample);
+    };
+    for (slot_id s = 0; s < n_slots;) {  // 300 tokens at a time
+      std::size_t sum = 0;
+      for (; s < n_slots && sum + prompts[s].size() <= 300; ++s) sum += prompts[s].size(), admit(s);
+      for (auto [slot, token] : d.step()) out[slot].push_back(token);
+    }
+    for (int step = 0; step < 1000; ++step) {
+      bool busy = false;
+      std::size_t budget = 300;
+      for (slot_id s = 0; s < n_slots; ++s) {
+        if (out[s].size() == n_tokens || random() % 5 == 0) continue;
+        busy = true;
+        const std::size_t all = prompts[s].size() + out[s].size();
+        if (random() % 40 == 0 && all + n_slots < budget) {
+          budget -= all;
+          d.release(s);
+          admit(s);
+        } else {
+          d.decode(s, static_cast<std::uint32_t>(all - 1));
+        }
+      }
+      if (!busy && std::all_of(out.begin(), out.end(), [&](auto& o) { return o.size() == n_tokens; })) break;
+      for (auto [slot, token] : d.step()) out[slot].push_back(token);
+    }
+    for (slot_id s = 0; s < n_slots; ++s) BOOST_TEST(out[s] == alone[s], "slot " << s << ", " << threads << " threads");
+  }
+  // A second sequence over the first one's pages, as after a prefix hit, and over a fork of a page.
+  driver d(m, options(2, kernels::cpu::best_isa()));
+  const auto ids = random_ids(70, m->config.vocab, random);
+  const auto whole = d.logits(ids, 100);
+  d.sinks->forget(1);
+  d.sinks->forget(2);
+  d.admit(1, {});
+  d.chunk(1, 0, std::span(ids).first(55), model::row_output::none);
+  d.step();
+  d.admit(2, {});
+  for (std::uint32_t i = 0; i < 3; ++i) d.plan.deltas.push_back({2, 0, i, d.table(1)[i]});
+  const page_id copy = 599;
+  d.plan.deltas.push_back({2, 0, 3, copy});
+  d.plan.deltas.push_back({2, 0, 4, 598});
+  d.plan.forks.push_back({0, d.table(1)[3], copy, 7});
+  model::plan_row r{};
+  r.slot = 2;
+  r.kind = model::row_kind::chunk;
+  r.output = model::row_output::logits;
+  r.position = 55;
+  r.n_tokens = 15;
+  r.sink = 2;
+  d.plan.tokens.assign(ids.begin() + 55, ids.end());
+  d.plan.rows.push_back(r);
+  d.step();
+  const auto& got = d.sinks->at(2)->rows;
+  BOOST_TEST_REQUIRE(got.size() == 15u);
+  for (const auto& [position, row] : got) BOOST_TEST((row == whole[position]));
+}
+
+BOOST_AUTO_TEST_CASE(long_contexts_split_over_threads_without_a_trace) {
+  auto m = model::open_model(data("llama3-rope")).value();
+  std::mt19937 random(13);
+  const auto ids = random_ids(1700, m->config.vocab, random);
+  for (cpu::kv_dtype kv : {cpu::kv_dtype::f16, cpu::kv_dtype::bf16, cpu::kv_dtype::f32}) {
+    std::vector<float> alone;
+    for (std::uint32_t threads : {1u, 2u, 5u}) {
+      cpu::cpu_options o = options(threads, kernels::cpu::best_isa());
+      o.kv = kv;
+      driver d(m, o);
+      d.admit(0, {});
+      for (std::uint32_t at = 0; at < 1699; at += 283)
+        d.chunk(0, at, std::span(ids).subspan(at, std::min(283u, 1699 - at)), model::row_output::none), d.step();
+      d.chunk(0, 1699, std::span(ids).last(1), model::row_output::logits);
+      d.step();
+      const auto& row = d.sinks->at(0)->rows.at(1699);
+      if (alone.empty()) alone = row;
+      BOOST_TEST((row == alone));
+    }
+  }
+}
