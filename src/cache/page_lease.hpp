@@ -28,7 +28,7 @@ class page_lease {
   page_id take();                 ///< stock -> owned; the stock must not be empty
   void share(page_id);            ///< one more reference to an indexed page (a hit)
   void publish(page_id);          ///< owned -> shared with one reference; of a shared page: nothing
-  bool is_shared(page_id p) const { return at(p).state == state::shared; }
+  bool is_shared(page_id p) const { return at(p).state == page_state::shared; }
 
   /// The sequence gives its reference up. Plans up to `epoch` refer to it; the last one done is `done`.
   void retire(page_id, step_seq epoch, step_seq done);
@@ -44,9 +44,9 @@ class page_lease {
   void audit() const;
 
  private:
-  enum class state : std::uint8_t { away, stock, owned, shared, retiring };
+  enum class page_state : std::uint8_t { away, stock, owned, shared, retiring };
   struct page {
-    state state = state::away;
+    page_state state = page_state::away;
     std::uint32_t refs = 0;       ///< shared: references of sequences; retiring entries are not counted
   };
   struct retired {

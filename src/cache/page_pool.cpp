@@ -21,7 +21,7 @@ std::uint32_t page_pool::lease(std::uint32_t n, std::vector<page_id>& to) {
   for (std::uint32_t i = 0; i < n; ++i) {
     const page_id p = free_.back();
     free_.pop_back();
-    pages_[p].state = state::leased;
+    pages_[p].state = page_state::leased;
     to.push_back(p);
   }
   n_leased_ += n;
@@ -30,36 +30,36 @@ std::uint32_t page_pool::lease(std::uint32_t n, std::vector<page_id>& to) {
 
 void page_pool::release(page_id p) {
   page& x = at(p);
-  require(x.state == state::leased, "a page was returned that is not leased");
-  x.state = state::free;
+  require(x.state == page_state::leased, "a page was returned that is not leased");
+  x.state = page_state::free;
   --n_leased_;
   free_.push_back(p);
 }
 
 void page_pool::index(page_id p) {
   page& x = at(p);
-  require(x.state == state::leased, "a page was published that is not leased");
-  x = {state::indexed, 1};
+  require(x.state == page_state::leased, "a page was published that is not leased");
+  x = {page_state::indexed, 1};
   --n_leased_;
   ++n_indexed_;
 }
 
 void page_pool::pin(page_id p) {
   page& x = at(p);
-  require(x.state == state::indexed, "a page was pinned that is not indexed");
+  require(x.state == page_state::indexed, "a page was pinned that is not indexed");
   if (x.pins++ == 0) --n_unpinned_;
 }
 
 void page_pool::unpin(page_id p) {
   page& x = at(p);
-  require(x.state == state::indexed && x.pins > 0, "a page was unpinned that has no pin");
+  require(x.state == page_state::indexed && x.pins > 0, "a page was unpinned that has no pin");
   if (--x.pins == 0) ++n_unpinned_;
 }
 
 void page_pool::evict(page_id p) {
   page& x = at(p);
-  require(x.state == state::indexed && x.pins == 0, "a page was evicted that is in use");
-  x.state = state::free;
+  require(x.state == page_state::indexed && x.pins == 0, "a page was evicted that is in use");
+  x.state = page_state::free;
   --n_indexed_;
   --n_unpinned_;
   free_.push_back(p);
@@ -76,14 +76,14 @@ void page_pool::audit() const {
   std::uint32_t unpinned = 0;
   for (const page& x : pages_) {
     ++n[static_cast<int>(x.state)];
-    unpinned += x.state == state::indexed && x.pins == 0;
-    require(x.state == state::indexed || x.pins == 0, "a page is pinned that is not indexed");
+    unpinned += x.state == page_state::indexed && x.pins == 0;
+    require(x.state == page_state::indexed || x.pins == 0, "a page is pinned that is not indexed");
   }
   require(n[0] == n_free() && n[1] == n_leased_ && n[2] == n_indexed_ && unpinned == n_unpinned_,
           "the counts do not match the pages");
   std::vector<bool> seen(pages_.size());
   for (page_id p : free_) {
-    require(at(p).state == state::free && !seen[p], "the free list holds a page twice or one in use");
+    require(at(p).state == page_state::free && !seen[p], "the free list holds a page twice or one in use");
     seen[p] = true;
   }
 }

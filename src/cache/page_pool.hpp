@@ -25,8 +25,8 @@ class page_pool {
   /// Moves up to n free pages to `to`; returns how many.
   std::uint32_t lease(std::uint32_t n, std::vector<page_id>& to);
 
-  bool is_leased(page_id p) const { return at(p).state == state::leased; }
-  bool is_indexed(page_id p) const { return at(p).state == state::indexed; }
+  bool is_leased(page_id p) const { return at(p).state == page_state::leased; }
+  bool is_indexed(page_id p) const { return at(p).state == page_state::indexed; }
   std::uint32_t pins(page_id p) const { return at(p).pins; }
 
   void release(page_id);  ///< leased -> free
@@ -39,9 +39,9 @@ class page_pool {
   void audit() const;     ///< counts again from the pages themselves
 
  private:
-  enum class state : std::uint8_t { free, leased, indexed };
+  enum class page_state : std::uint8_t { free, leased, indexed };
   struct page {
-    state state = state::free;
+    page_state state = page_state::free;
     std::uint32_t pins = 0;
   };
   const page& at(page_id) const;
