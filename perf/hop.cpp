@@ -1,5 +1,5 @@
-// What a hop costs: a message to an actor whose loop sleeps in its io_context, and back. Half a round trip is a hop: send,
-// wake the thread, resume the actor, handle. The same with bare posts shows what the actor adds.
+// What a hop costs: a message to an actor whose loop sleeps in its io_context, and back. Half a round trip is a hop:
+// send, wake the thread, resume the actor, handle. The same with bare posts shows what the actor adds.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>

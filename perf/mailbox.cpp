@@ -1,6 +1,6 @@
 // What a message costs: through a mailbox under load (1, 3, 8 senders on threads of their own), to an actor on the same
-// loop, and against asio::post of a closure of the same size in the same run. Also how soon a park protocol without a full
-// step in the sender's announcement loses a wake.
+// loop, and against asio::post of a closure of the same size in the same run. Also how soon a park protocol without a
+// full step in the sender's announcement loses a wake.
 #include <benchmark/benchmark.h>
 
 #include <asio/executor_work_guard.hpp>

@@ -105,7 +105,11 @@ void print(const json::object& o) {
       std::string line = text(value);
       for (char& c : line)
         if (c == '\n') c = ' ';
-      if (line.size() > 100) line = line.substr(0, 97) + "...";
+      if (line.size() > 100) {
+        std::size_t end = 97;
+        while (end > 0 && (static_cast<unsigned char>(line[end]) & 0xc0) == 0x80) --end;  // between characters
+        line = line.substr(0, end) + "...";
+      }
       std::printf("  %-42.*s %s\n", int(key.size()), key.data(), line.c_str());
     }
   }

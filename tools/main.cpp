@@ -85,5 +85,7 @@ int main(int argc, char** argv) {
   } catch (const std::exception& e) {
     return complain(e.what(), cli::exit_failure);
   }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout))
+    return complain("standard output cannot be written: is the disk full, or the reader gone?", cli::exit_failure);
   return exit_code;
 }

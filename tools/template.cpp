@@ -26,7 +26,13 @@ int run(const arguments& a) {
   if (a.template_file.empty() && a.messages.empty())
     throw error(errc::invalid_argument, "template needs --messages FILE, or --template-file FILE with --vars FILE");
   const std::string messages = a.messages.empty() ? "[]" : read_input(a.messages);
-  auto context = text::chat_context::from_json(messages, optional_file(a.tools), optional_file(a.vars)).value();
+  auto made = text::chat_context::from_json(messages, optional_file(a.tools), optional_file(a.vars));
+  if (!made) {
+    const std::string& what = made.error().message;
+    const std::string& file = what.starts_with("template variables") ? a.vars : what.starts_with("tools") ? a.tools : a.messages;
+    throw error(static_cast<errc>(made.error().code.value()), file + ": " + what);
+  }
+  text::chat_context context = std::move(*made);
   context.add_generation_prompt = !a.no_generation_prompt;
   context.now = now();
 

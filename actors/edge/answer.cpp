@@ -27,7 +27,7 @@ std::optional<wire::api_error> answer::start(port& p, std::optional<std::chrono:
   request_.common.id = id_;
   request_.common.deadline = deadline;
   for (std::size_t i = 0; i < choices_.size(); ++i) {
-    submitted s = p.submit(request_.choice(i), std::make_shared<sink>(shared_from_this(), i));
+    submitted s = p.submit(request_.take_choice(i), std::make_shared<sink>(shared_from_this(), i));
     if (!s) {
       abandon();
       return wire::to_api_error(s.error, std::move(s.message));
@@ -35,7 +35,6 @@ std::optional<wire::api_error> answer::start(port& p, std::optional<std::chrono:
     choices_[i].stream = s.stream;
     ++open_;
   }
-  request_.prompts.clear();
   return {};
 }
 

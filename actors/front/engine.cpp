@@ -28,7 +28,7 @@ text::text_model load_text(const engine_options& options, const std::string& pat
   if (!opened) {
     // Token ids still work, which is all that a folder without tokenizer files can offer.
     if (opened.error().code != errc::unsupported && opened.error().code != errc::not_found) (void)opened.value();
-    log().warn("{}", opened.error().message);
+    out.why_no_tokenizer = opened.error().message;
   } else {
     out.tokenizer = opened->tokens;
     out.chat = opened->chat;
@@ -91,6 +91,7 @@ void engine::impl::load() {
   actor_parts parts;
   parts.backend = cpu::make_cpu_backend(model_, cpu_options, sinks_).value();
   text_ = text.get();
+  if (!text_.tokenizer) log().warn("{}", text_.why_no_tokenizer);
   text_.vocab = model_->config.vocab;
 
   const model::rank_shape shape = parts.backend->shape();

@@ -26,13 +26,13 @@ struct cell_options {
   fault_handler on_fault;              ///< exceptions out of the actor's code; empty: they are logged
 };
 
-/// Runs an actor: owns its mailbox, the actor value, its outbox and the loop coroutine, which takes at most 64 messages,
-/// hands each to the actor, lets the actor settle, flushes the outbox, and then lets timers and sockets run.
+/// Runs an actor: owns its mailbox, the actor value, its outbox and the loop coroutine, which takes at most 64
+/// messages, hands each to the actor, lets the actor settle, flushes the outbox, and then lets timers and sockets run.
 ///
 /// Owns: mailbox, actor, outbox. Thread: the actor's functions run on the loop's thread only; constructor, `start` and
 /// destructor run on the owner's; `make_sender` and `close` on any. Invariants: messages of one sender are handled in
-/// order; an exception out of a handler costs that message only; a message accepted by the mailbox is handled unless the
-/// loop is halted.
+/// order; an exception out of a handler costs that message only; a message accepted by the mailbox is handled unless
+/// the loop is halted.
 ///
 /// An actor is a plain class:
 ///
@@ -56,8 +56,8 @@ struct cell_options {
 ///
 /// and its outbox `void flush()`, called after `settle`.
 ///
-/// The destructor waits for the actor if its loop still runs; a cell on a guest loop is destroyed on that loop's thread,
-/// or when nothing runs it any more.
+/// The destructor waits for the actor if its loop still runs; a cell on a guest loop is destroyed on that loop's
+/// thread, or when nothing runs it any more.
 template <class Actor>
 class actor_cell final : public cell_base {
  public:
@@ -144,7 +144,9 @@ class actor_cell final : public cell_base {
       guarded(fault::no_message, [&] { actor_->settle(*outbox_); });
     }
     flush();
-    if constexpr (requires { { actor_->done() } -> std::convertible_to<bool>; }) {
+    if constexpr (requires {
+                    { actor_->done() } -> std::convertible_to<bool>;
+                  }) {
       bool done = false;
       guarded(fault::no_message, [&] { done = actor_->done(); });
       if (done) close();

@@ -52,11 +52,15 @@ struct cell_base::resumption {
       return reinterpret_cast<T*>(owner->slot.data());
     }
     void deallocate(T* p, std::size_t n) noexcept {
-      if (reinterpret_cast<std::byte*>(p) == owner->slot.data()) owner->slot_taken = false;
-      else std::allocator<T>().deallocate(p, n);
+      if (reinterpret_cast<std::byte*>(p) == owner->slot.data())
+        owner->slot_taken = false;
+      else
+        std::allocator<T>().deallocate(p, n);
     }
     template <class U>
-    bool operator==(const allocator<U>& other) const noexcept { return owner == other.owner; }
+    bool operator==(const allocator<U>& other) const noexcept {
+      return owner == other.owner;
+    }
   };
   using allocator_type = allocator<std::byte>;
 

@@ -16,7 +16,10 @@ namespace troupe::runtime {
 using time_point = std::chrono::steady_clock::time_point;
 
 /// The part of an actor cell that does not depend on the actor's type: the loop coroutine, its waker and its alarm,
-/// compiled once. Embedders of the idea derive `actor_cell`, not this.
+/// compiled once. What runs an actor is `actor_cell`; it has the contract.
+///
+/// Owns: the coroutine. Thread: the loop's, where not said otherwise. Invariants: the coroutine is suspended in one of
+/// two ways, yielding (its resumption is posted) or parked (exactly one of a sender's wake and the alarm resumes it).
 class cell_base {
  public:
   cell_base(const cell_base&) = delete;

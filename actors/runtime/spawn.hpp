@@ -11,13 +11,13 @@
 
 namespace troupe::runtime {
 
-/// Starts a coroutine that belongs to `owner`: closing the scope cancels what it waits for, and the scope completes only
-/// after it has ended. An exception out of it goes to `on_fault`, except the one that cancellation throws.
-/// Loop's thread only. False: the scope is closed, nothing was started.
+/// Starts a coroutine that belongs to `owner`: closing the scope cancels what it waits for, and the scope completes
+/// only after it has ended. An exception out of it goes to `on_fault`, except the one that cancellation throws. Loop's
+/// thread only. False: the scope is closed, nothing was started.
 ///
-/// The coroutine rules (ARCHITECTURE.md; probed in tests/runtime/coroutines.cpp): start it from a function whose parameters are
-/// values; a line with co_await holds names only; no co_await in a condition; no capturing lambda coroutine; no
-/// reference to a local across a suspension.
+/// The coroutine rules (ARCHITECTURE.md; probed in tests/runtime/coroutines.cpp): start it from a function whose
+/// parameters are values; a line with co_await holds names only; no co_await in a condition; no capturing lambda
+/// coroutine; no reference to a local across a suspension.
 bool spawn(mail::scope& owner, loop& on, asio::awaitable<void> work, fault_handler on_fault = {});
 
 /// Waits, inside a coroutine started by `spawn`. False: the scope was closed meanwhile; return soon.

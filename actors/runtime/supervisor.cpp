@@ -18,7 +18,10 @@ void supervisor::on(const stopped& m, outbox& out) {
 void supervisor::on(const step_overdue& m, outbox& out) {
   if (overdue_ && m.seq <= *overdue_) return;
   overdue_ = m.seq;
-  out.on_fault({incident::kind::step_overdue, m.rank, m.seq, {},
+  out.on_fault({incident::kind::step_overdue,
+                m.rank,
+                m.seq,
+                {},
                 "step " + std::to_string(m.seq) + " has not come back from rank " + std::to_string(m.rank)});
 }
 
@@ -45,7 +48,10 @@ void supervisor::on(tick t, outbox& out) {
     } else if (!w.reported && t.now - *w.still_since >= w.dog->limit()) {
       w.reported = true;
       const auto limit = std::chrono::duration_cast<std::chrono::milliseconds>(w.dog->limit()).count();
-      out.on_fault({incident::kind::watchdog_overdue, 0, 0, {},
+      out.on_fault({incident::kind::watchdog_overdue,
+                    0,
+                    0,
+                    {},
                     w.dog->name() + " has made no progress for " + std::to_string(limit) + " ms"});
     }
   }

@@ -51,10 +51,10 @@ struct incident {
   enum class kind { rank_failed, step_overdue, watchdog_overdue };
 
   kind what;
-  std::uint32_t rank = 0;   ///< of the first two kinds
-  std::uint64_t step = 0;   ///< of step_overdue
-  std::error_code error;    ///< of rank_failed
-  std::string text;         ///< one sentence for a person
+  std::uint32_t rank = 0;  ///< of the first two kinds
+  std::uint64_t step = 0;  ///< of step_overdue
+  std::error_code error;   ///< of rank_failed
+  std::string text;        ///< one sentence for a person
 };
 
 /// Notices that something is lost, and says so from a thread of its own while control and ranks may hang.
@@ -94,8 +94,8 @@ class supervisor {
   void plan_look(time_point now);
 
   std::vector<watched> watched_;
-  std::vector<std::uint32_t> lost_;        // ranks
-  std::optional<std::uint64_t> overdue_;   // the last step reported
+  std::vector<std::uint32_t> lost_;       // ranks
+  std::optional<std::uint64_t> overdue_;  // the last step reported
   std::optional<time_point> next_look_;
 };
 

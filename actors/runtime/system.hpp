@@ -9,9 +9,9 @@
 namespace troupe::runtime {
 
 struct system_options {
-  bool fold = false;                ///< every `add` gives the first loop: few cores, or a test
-  asio::io_context* host = nullptr; ///< run on the caller's io_context instead of own threads; implies `fold`
-  fault_handler on_fault;           ///< of the loops
+  bool fold = false;                 ///< every `add` gives the first loop: few cores, or a test
+  asio::io_context* host = nullptr;  ///< run on the caller's io_context instead of own threads; implies `fold`
+  fault_handler on_fault;            ///< of the loops
 };
 
 /// Owns: the loops of one engine. Thread: the owner's, except `halt` (any). Invariants: loops start in the order they
@@ -26,9 +26,9 @@ class system {
   loop& add(std::string name);
   void start();
 
-  /// From the last loop to the first: closes its actors' mailboxes, lets them drain, joins its thread. `limit` is for each
-  /// loop. False: a loop has not left in time; it is halted, and the loops before it go on running, because the hanging
-  /// one may still use their mailboxes. Call again to go on.
+  /// From the last loop to the first: closes its actors' mailboxes, lets them drain, joins its thread. `limit` is for
+  /// each loop. False: a loop has not left in time; it is halted, and the loops before it go on running, because the
+  /// hanging one may still use their mailboxes. Call again to go on.
   bool stop(std::chrono::nanoseconds limit);
   /// Every thread leaves after the handler it is in.
   void halt() noexcept;

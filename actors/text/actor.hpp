@@ -36,6 +36,7 @@ struct text_model {
   std::shared_ptr<const text::tokenizer> tokenizer;  ///< null: requests must bring token ids, pieces carry ids only
   std::shared_ptr<const chat_renderer> chat;         ///< null: no chat
   std::uint32_t vocab = 0;
+  std::string why_no_tokenizer;                        ///< a sentence, when there is none
 };
 
 /// Renders and encodes a prompt; what the engine's own tokenize and template functions use too.

@@ -37,6 +37,9 @@ template <int Left>
   return _mm256_set1_epi32(word);
 }
 
+/// Compilers see that additions could be regrouped and then run out of registers; this pins the order they are written in.
+[[gnu::always_inline]] inline void keep_order(vector& v) { asm volatile("" : "+x"(v)); }
+
 #include "kernels/cpu/matmul_codes.inl"
 #include "kernels/cpu/matmul_driver.inl"
 
@@ -98,9 +101,9 @@ template <layout L>
 struct panel_group {
   alignas(64) std::uint8_t slices[8][64];
   alignas(64) float ds[16];
-  alignas(64) float minima[L.has_min() || L.scales == scaling::k_scales_mins ? 16 : 1];
-  alignas(64) std::int16_t scales[L.halves() ? 2 : 1][L.halves() ? 32 : 1];
-  alignas(64) std::int16_t mins[L.scales == scaling::k_scales_mins ? 32 : 1];
+  alignas(has_minima<L> ? 64 : 4) float minima[has_minima<L> ? 16 : 1];
+  alignas(L.halves() ? 64 : 4) std::int16_t scales[L.halves() ? 2 : 1][L.halves() ? 32 : 1];
+  alignas(has_mins<L> ? 64 : 4) std::int16_t mins[has_mins<L> ? 32 : 1];
 
   template <int J>
   [[gnu::always_inline]] vector codes(int h) const {
@@ -144,6 +147,7 @@ template <layout L, int T, class Group>
           const vector pairs = _mm256_maddubs_epi16(magnitude[h], _mm256_sign_epi8(a, code[h]));
           const vector products = _mm256_madd_epi16(pairs, ones);
           sum[h][t] = J == 0 ? products : _mm256_add_epi32(sum[h][t], products);
+          keep_order(sum[h][t]);
         });
       });
     });
@@ -165,6 +169,7 @@ template <layout L, int T, class Group>
           unroll<2>([&](auto h) __attribute__((always_inline)) {
             const vector pairs = _mm256_maddubs_epi16(code[h], a);
             lanes[h][t] = i == 0 ? pairs : _mm256_add_epi16(lanes[h][t], pairs);
+            keep_order(lanes[h][t]);
           });
         });
       });
@@ -189,10 +194,10 @@ template <layout L, int T, class Group>
 struct avx2_tier {
   static constexpr std::uint32_t max_rows = 4, direct_rows = 8;
   template <layout L>
-  using panel = panel_group<L>;
+  using panel = panel_group<unpacked(L)>;
 
   template <layout L>
-  static void unpack(const tile_view<L>& tile, std::uint32_t g, panel_group<L>& to) {
+  [[gnu::noinline]] static void unpack(const tile_view<L>& tile, std::uint32_t g, panel_group<unpacked(L)>& to) {
     const packed_group<L> from{tile.group(g), tile.header(g)};
     unroll<2>([&](auto h) __attribute__((always_inline)) {
       const auto put = [h](void* p, vector v) __attribute__((always_inline)) {
@@ -202,7 +207,7 @@ struct avx2_tier {
         put(to.slices[j], from.template codes<decltype(j)::value>(h));
       });
       _mm256_storeu_ps(to.ds + 8 * h, from.d(h));
-      if constexpr (sizeof(to.minima) == 64) _mm256_storeu_ps(to.minima + 8 * h, from.min(h));
+      if constexpr (has_minima<unpacked(L)>) _mm256_storeu_ps(to.minima + 8 * h, from.min(h));
       if constexpr (L.halves())
         for (int half_group = 0; half_group < 2; ++half_group)
           put(to.scales[half_group], from.half_scales(half_group, h));
@@ -211,7 +216,7 @@ struct avx2_tier {
   }
 
   template <layout L, int T, class Source>
-  static void run(const Source& source, std::uint32_t n_groups, const activation_group* x, std::uint32_t x_step,
+  [[gnu::noinline]] static void run(const Source& source, std::uint32_t n_groups, const activation_group* x, std::uint32_t x_step,
                   float* out, std::size_t ld, bool from_zero) {
     __m256 acc[2][T];
     unroll<T>([&](auto t) __attribute__((always_inline)) {

@@ -103,9 +103,9 @@ template <layout L>
 struct panel_group {
   alignas(64) std::uint8_t slices[8][64];
   alignas(64) float ds[16];
-  alignas(64) float minima[L.has_min() || L.scales == scaling::k_scales_mins ? 16 : 1];
-  alignas(64) float scales[L.halves() ? 2 : 1][L.halves() ? 16 : 1];
-  alignas(64) std::int16_t mins[L.scales == scaling::k_scales_mins ? 32 : 1];
+  alignas(has_minima<L> ? 64 : 4) float minima[has_minima<L> ? 16 : 1];
+  alignas(L.halves() ? 64 : 4) float scales[L.halves() ? 2 : 1][L.halves() ? 16 : 1];
+  alignas(has_mins<L> ? 64 : 4) std::int16_t mins[has_mins<L> ? 32 : 1];
 
   template <int J>
   [[gnu::always_inline]] vector codes() const {
@@ -177,16 +177,16 @@ template <layout L, int T, class Group>
 struct avx512_tier {
   static constexpr std::uint32_t max_rows = 8, direct_rows = 16;
   template <layout L>
-  using panel = panel_group<L>;
+  using panel = panel_group<unpacked(L)>;
 
   template <layout L>
-  static void unpack(const tile_view<L>& tile, std::uint32_t g, panel_group<L>& to) {
+  [[gnu::noinline]] static void unpack(const tile_view<L>& tile, std::uint32_t g, panel_group<unpacked(L)>& to) {
     const packed_group<L> from{tile.group(g), tile.header(g)};
     unroll<8>([&](auto j) __attribute__((always_inline)) {
       _mm512_store_si512(to.slices[j], from.template codes<decltype(j)::value>());
     });
     _mm512_storeu_ps(to.ds, from.d());
-    if constexpr (sizeof(to.minima) == 64) _mm512_storeu_ps(to.minima, from.min());
+    if constexpr (has_minima<unpacked(L)>) _mm512_storeu_ps(to.minima, from.min());
     if constexpr (L.halves())
       for (int half_group = 0; half_group < 2; ++half_group)
         _mm512_storeu_ps(to.scales[half_group], from.half_scales(half_group));
@@ -194,7 +194,7 @@ struct avx512_tier {
   }
 
   template <layout L, int T, class Source>
-  static void run(const Source& source, std::uint32_t n_groups, const activation_group* x, std::uint32_t x_step,
+  [[gnu::noinline]] static void run(const Source& source, std::uint32_t n_groups, const activation_group* x, std::uint32_t x_step,
                   float* out, std::size_t ld, bool from_zero) {
     __m512 acc[T];
     unroll<T>([&](auto t) __attribute__((always_inline)) {

@@ -1,7 +1,7 @@
 // Loops around a tier's `run`, included inside an anonymous namespace. A Tier has
 //   max_rows      how many activation rows `run` takes at most
 //   direct_rows   up to so many activation rows, codes are taken straight out of the packed tile
-//   panel<L>      one group of a tile with its codes unpacked, filled by unpack(tile_view<L>, group, panel<L>&)
+//   panel<L>      one group of a tile with its codes unpacked, filled by unpack<L>(tile_view<L>, group, panel<L>&)
 //   run<L, T>(source, n_groups, x, x_step, out, ld, from_zero)
 //                 adds n_groups groups (from source(0) on) to T x 16 outputs; T groups of x lie side by side, the next
 //                 ones x_step further.
@@ -43,13 +43,15 @@ template <class Tier, layout L, class Source>
 template <class F>
 [[gnu::always_inline]] inline void with_output(float* y, std::size_t ld, std::uint32_t n_rows, std::uint32_t n_x,
                                                bool from_zero, F&& f) {
-  if (n_rows == tile_rows) return f(output{y, ld, from_zero});
   float whole[row_block * tile_rows];
-  for (std::uint32_t i = 0; i < n_x && !from_zero; ++i)
-    for (std::uint32_t r = 0; r < tile_rows; ++r) whole[i * tile_rows + r] = r < n_rows ? y[i * ld + r] : 0.0f;
-  f(output{whole, tile_rows, from_zero});
-  for (std::uint32_t i = 0; i < n_x; ++i)
-    for (std::uint32_t r = 0; r < n_rows; ++r) y[i * ld + r] = whole[i * tile_rows + r];
+  const bool partial = n_rows < tile_rows;
+  if (partial && !from_zero)
+    for (std::uint32_t i = 0; i < n_x; ++i)
+      for (std::uint32_t r = 0; r < tile_rows; ++r) whole[i * tile_rows + r] = r < n_rows ? y[i * ld + r] : 0.0f;
+  f(partial ? output{whole, tile_rows, from_zero} : output{y, ld, from_zero});
+  if (partial)
+    for (std::uint32_t i = 0; i < n_x; ++i)
+      for (std::uint32_t r = 0; r < n_rows; ++r) y[i * ld + r] = whole[i * tile_rows + r];
 }
 
 template <class Tier, layout L>
@@ -75,7 +77,7 @@ void matmul_many(const packed_matrix& w, std::uint32_t first_tile, std::uint32_t
                  std::uint32_t m, float* y, std::size_t ld_y) {
   constexpr std::uint32_t rows_at_once = 128, max_panel = 24;
   static_assert(sizeof(typename Tier::template panel<L>) * max_panel <= 32 * 1024);
-  typename Tier::template panel<L> panels[max_panel];
+  alignas(64) typename Tier::template panel<L> panels[max_panel];
   const std::uint32_t n_groups = w.cols / group_size;
   const std::uint32_t n_pieces = (n_groups + max_panel - 1) / max_panel;
   const std::uint32_t piece = (n_groups + n_pieces - 1) / n_pieces;
@@ -90,7 +92,7 @@ void matmul_many(const packed_matrix& w, std::uint32_t first_tile, std::uint32_t
         for (std::uint32_t m0 = from; m0 < to; m0 += row_block) {
           const std::uint32_t n_x = smaller(row_block, to - m0);
           with_output(y + m0 * ld_y + n0, ld_y, n_rows, n_x, g0 == 0, [&](output out) {
-            run_block<Tier, L>(&panels[0], n, x + quantized_index(m0, g0, m, w.cols), n_x, out);
+            run_block<Tier, unpacked(L)>(&panels[0], n, x + quantized_index(m0, g0, m, w.cols), n_x, out);
           });
         }
       }

@@ -14,7 +14,7 @@ struct bf16 {
 
 /// Adds n columns to the outputs of R tiles, `tile_step` elements apart, and T rows of x. E is what weights are stored as.
 template <class Lanes, int R, int T, class E>
-void run_float(const E* w, std::size_t tile_step, std::uint32_t n, const float* x, std::size_t ld_x, float* y,
+[[gnu::noinline]] void run_float(const E* w, std::size_t tile_step, std::uint32_t n, const float* x, std::size_t ld_x, float* y,
                std::size_t ld_y, bool from_zero) {
   constexpr int parts = 16 / Lanes::width;
   typename Lanes::vec acc[R][parts][T];

@@ -62,6 +62,19 @@ struct layout {
   }
 };
 
+/// Types whose groups are alike once unpacked (codes in bytes, scales and minima in f32) share the code that meets them.
+constexpr layout unpacked(layout l) {
+  if (l.bits == 8 || l.values != table::none) return {8, 0, scaling::f32};
+  if (l.has_min()) return {l.bits, 0, scaling::d_m};
+  return l;
+}
+
+/// Whether groups have minima of their own, in f32 and as integers.
+template <layout L>
+constexpr bool has_mins = L.scales == scaling::k_scales_mins;
+template <layout L>
+constexpr bool has_minima = L.has_min() || has_mins<L>;
+
 inline constexpr layout no_layout{0, 0, scaling::d};
 
 constexpr layout layout_of(dtype type) {

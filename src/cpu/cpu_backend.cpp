@@ -114,11 +114,15 @@ class cpu_backend final : public model::backend {
       const std::uint32_t n = std::min(head_rows, n_outputs - first);
       forward_->logits(first, n, logits_.at<float>(0));
       draws_.fill({});
-      pool_->run([&](team& t) {
-        t.for_tiles(n, 1, [&](std::uint32_t begin, std::uint32_t end) {
-          for (std::uint32_t i = begin; i < end; ++i) draw_row(plan, batch, first + i, i, samplers_[t.index()]);
+      if (n == 1) {
+        draw_row(plan, batch, first, 0, samplers_[0]);
+      } else {
+        pool_->run([&](team& t) {
+          t.for_tiles(n, 1, [&](std::uint32_t begin, std::uint32_t end) {
+            for (std::uint32_t i = begin; i < end; ++i) draw_row(plan, batch, first + i, i, samplers_[t.index()]);
+          });
         });
-      });
+      }
       for (std::uint32_t i = 0; i < n; ++i) {
         const step_output& o = batch.outputs[first + i];
         const model::plan_row& row = plan.rows()[o.row];

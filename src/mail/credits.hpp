@@ -27,7 +27,8 @@ class credits {
     std::uint64_t seen = word_.load(std::memory_order_relaxed);
     do {
       if (seen & closed_bit) return false;
-    } while (!word_.compare_exchange_weak(seen, seen + control_one, std::memory_order_acq_rel, std::memory_order_relaxed));
+    } while (
+        !word_.compare_exchange_weak(seen, seen + control_one, std::memory_order_acq_rel, std::memory_order_relaxed));
     return true;
   }
 

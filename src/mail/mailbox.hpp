@@ -41,9 +41,9 @@ struct queue_traits : moodycamel::ConcurrentQueueDefaultTraits {
 ///
 /// Order: first in, first out per token. Nothing is promised between two tokens.
 /// Bound: `limit` messages; `try_send` fails beyond it and never blocks. Control messages do not count against it.
-/// Threads: `try_send`, `send_control`, `close` from any thread, a token from one thread at a time; everything else from
-/// the consumer. Tokens end before their mailbox (`sender` keeps both in order).
-/// A message that was accepted is received, unless the mailbox itself ends first; closing refuses new ones only.
+/// Threads: `try_send`, `send_control`, `close` from any thread, a token from one thread at a time; everything else
+/// from the consumer. Tokens end before their mailbox (`sender` keeps both in order). A message that was accepted is
+/// received, unless the mailbox itself ends first; closing refuses new ones only.
 template <class Message, class Parking = parking>
 class mailbox {
   static_assert(detail::all_safe<Message>, "give the message struct a constructor, or make it trivially destructible");
@@ -71,9 +71,10 @@ class mailbox {
     moodycamel::ProducerToken token_;
   };
 
-  /// Memory for `limit` messages is taken here, so that a steady load allocates nothing.
+  /// Memory for `limit` messages is taken here, so that a steady load allocates nothing. A limit of 0 leaves control
+  /// messages only.
   explicit mailbox(std::uint32_t limit, std::uint32_t expected_senders = 4)
-      : queue_(limit, expected_senders, 0), reader_(queue_), credits_(limit) {}
+      : queue_(limit ? limit : 1, expected_senders, 0), reader_(queue_), credits_(limit) {}
 
   mailbox(const mailbox&) = delete;
   mailbox& operator=(const mailbox&) = delete;
@@ -87,8 +88,8 @@ class mailbox {
     return true;
   }
 
-  /// For the few messages per request or per life that must get through (cancel, stop): reserved credits, so that a full
-  /// mailbox does not refuse them. False: closed, and `value` is untouched.
+  /// For the few messages per request or per life that must get through (cancel, stop): reserved credits, so that a
+  /// full mailbox does not refuse them. False: closed, and `value` is untouched.
   template <class T>
   bool send_control(token& from, T&& value) {
     if (!credits_.take_control()) return false;

@@ -69,8 +69,10 @@ class scope {
     head = &c;
   }
   void unlink(child& c) noexcept {
-    if (c.prev_) c.prev_->next_ = c.next_;
-    else (running_ == &c ? running_ : stopping_) = c.next_;
+    if (c.prev_)
+      c.prev_->next_ = c.next_;
+    else
+      (running_ == &c ? running_ : stopping_) = c.next_;
     if (c.next_) c.next_->prev_ = c.prev_;
   }
   void finish() {

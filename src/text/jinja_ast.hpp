@@ -150,6 +150,10 @@ struct test_expr : expr {
   argument_list arguments;
 };
 
+/// Names that a block sets before it reads them, and that no block around it knows: while the block runs they hide
+/// variables of the same name from the start, even before they are set (see jinja_symbols.cpp).
+using unset_names = std::vector<std::pair<std::uint32_t, value>>;
+
 /// What can stand left of `=`: a name, a namespace's attribute, or several.
 struct target {
   enum class form : std::uint8_t { name, attribute, tuple } what = form::name;
@@ -203,6 +207,7 @@ struct loop_stmt : stmt {
   expr_ptr over, filter;  ///< filter may be absent
   bool recursive = false;
   block body, otherwise;
+  unset_names unset_in_body, unset_in_otherwise;
 };
 
 struct set_stmt : stmt {
@@ -216,6 +221,7 @@ struct set_block_stmt : stmt {
   target to;
   expr_ptr filter;  ///< may be absent; its innermost subject is the text of the block
   block body;
+  unset_names unset;
 };
 
 struct parameter {
@@ -231,6 +237,7 @@ struct macro_stmt : stmt {
   std::uint32_t symbol = 0;
   std::vector<parameter> parameters;
   block body;
+  unset_names unset;
   bool uses_caller = false, uses_kwargs = false, uses_varargs = false;
 };
 
@@ -244,18 +251,21 @@ struct filter_block_stmt : stmt {
   explicit filter_block_stmt(std::uint32_t l) : stmt(stmt_kind::filter_block, l) {}
   expr_ptr filter;
   block body;
+  unset_names unset;
 };
 
 struct with_stmt : stmt {
   explicit with_stmt(std::uint32_t l) : stmt(stmt_kind::with, l) {}
   std::vector<std::pair<target, expr_ptr>> bindings;
   block body;
+  unset_names unset;
 };
 
 /// A body with names of its own: {% generation %}.
 struct scoped_stmt : stmt {
   explicit scoped_stmt(std::uint32_t l) : stmt(stmt_kind::scoped, l) {}
   block body;
+  unset_names unset;
 };
 
 /// break or continue.
@@ -277,7 +287,11 @@ enum special_symbol : std::uint32_t { symbol_loop, symbol_caller, symbol_kwargs,
 struct syntax_tree {
   symbol_table symbols;
   block body;
+  unset_names unset;
 };
+
+/// Fills in the unset names of a tree.
+void find_unset_names(syntax_tree& tree);
 
 result<syntax_tree> parse(std::string_view source, const options& how);
 

@@ -12,7 +12,7 @@ namespace troupe::text::jinja {
 
 /// The names that one block binds: a loop's body, a macro, a with. `if` has none of its own.
 struct scope {
-  explicit scope(std::shared_ptr<scope> p) : parent(std::move(p)) {}
+  explicit scope(std::shared_ptr<scope> p, const unset_names& unset = {}) : parent(std::move(p)), names(unset) {}
   std::shared_ptr<scope> parent;
   std::vector<std::pair<std::uint32_t, value>> names;
 };

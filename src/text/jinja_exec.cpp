@@ -36,6 +36,7 @@ struct filtered_iterator : iterator {
 result<std::string> evaluator::render() {
   std::string out;
   out_ = &out;
+  for (const auto& [symbol, v] : tree_.unset) globals_[symbol] = {true, v};
   exec(tree_.body);
   if (!ok()) return take_failure();
   return out;
@@ -148,7 +149,10 @@ evaluator::flow evaluator::exec_one(const stmt& s) {
     case stmt_kind::with:
       return exec_with(static_cast<const with_stmt&>(s));
     case stmt_kind::scoped:
-      return within(std::make_shared<scope>(scope_), [&] { return exec(static_cast<const scoped_stmt&>(s).body); });
+      {
+      const auto& body = static_cast<const scoped_stmt&>(s);
+      return within(std::make_shared<scope>(scope_, body.unset), [&] { return exec(body.body); });
+    }
     case stmt_kind::leave:
       return static_cast<const leave_stmt&>(s).is_break ? flow::leave_loop : flow::next_item;
   }
@@ -185,23 +189,23 @@ evaluator::flow evaluator::exec_loop(const loop_stmt& s, const value& over, std:
   }
   const value self = value::of(kind::loop, loop);
   value item;
-  bool any = false;
+  bool any = false;  // a turn that went to its end: Jinja runs the else part also after a break in the first turn
   std::shared_ptr<scope> names;
   while (loop->advance(*this, item)) {
-    any = true;
     // The names are gone after each turn; only a macro made in it can keep them.
     if (!names || names.use_count() > 1) names = std::make_shared<scope>(around);
-    names->names.clear();
+    names->names = s.unset_in_body;
     const flow f = within(names, [&] {
       assign(s.each, item);
       bind(symbol_loop, self);
       return ok() ? exec(s.body) : flow::on;
     });
     if (!ok() || f == flow::leave_loop) break;
+    any |= f == flow::on;
     line = s.line;
   }
   if (any || !ok() || s.otherwise.empty()) return flow::on;
-  return within(std::make_shared<scope>(around), [&] { return exec(s.otherwise); });
+  return within(std::make_shared<scope>(around, s.unset_in_otherwise), [&] { return exec(s.otherwise); });
 }
 
 value evaluator::repeat_loop(const loop_stmt& s, const std::shared_ptr<scope>& around, value over, std::int64_t depth) {
@@ -216,7 +220,7 @@ void evaluator::exec_set(const set_stmt& s) {
 
 evaluator::flow evaluator::exec_set_block(const set_block_stmt& s) {
   flow f = flow::on;
-  const value v = within(std::make_shared<scope>(scope_), [&] {
+  const value v = within(std::make_shared<scope>(scope_, s.unset), [&] {
     std::string out = captured([&] { f = exec(s.body); });
     if (!ok() || f != flow::on) return value();
     const value written = text(std::move(out));
@@ -232,7 +236,7 @@ evaluator::flow evaluator::exec_set_block(const set_block_stmt& s) {
 
 evaluator::flow evaluator::exec_filter_block(const filter_block_stmt& s) {
   flow f = flow::on;
-  const value v = within(std::make_shared<scope>(scope_), [&] {
+  const value v = within(std::make_shared<scope>(scope_, s.unset), [&] {
     std::string out = captured([&] { f = exec(s.body); });
     if (!ok() || f != flow::on) return value();
     const value written = text(std::move(out));
@@ -249,7 +253,7 @@ evaluator::flow evaluator::exec_with(const with_stmt& s) {
   std::vector<value> values;
   for (const auto& [to, from] : s.bindings) values.push_back(eval(*from));
   if (!ok()) return flow::on;
-  return within(std::make_shared<scope>(scope_), [&] {
+  return within(std::make_shared<scope>(scope_, s.unset), [&] {
     for (std::size_t i = 0; i < values.size(); ++i) assign(s.bindings[i].first, values[i]);
     return ok() ? exec(s.body) : flow::on;
   });
@@ -281,7 +285,7 @@ value evaluator::call_macro(const macro_object& m, call_args args) {
     }
     return out;
   };
-  auto names = std::make_shared<scope>(m.closure);
+  auto names = std::make_shared<scope>(m.closure, node.unset);
   std::string out = captured([&] {
     within(names, [&] {
       const std::size_t given = std::min(args.positional.size(), node.parameters.size());

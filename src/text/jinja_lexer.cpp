@@ -121,6 +121,7 @@ class lexer {
   }
 
   void raw_text() {
+    if (at_ >= source_.size()) return;  // as in Jinja, a tag that ends the template needs no partner
     for (std::size_t tag = source_.find("{%", at_); tag != std::string::npos; tag = source_.find("{%", tag + 1)) {
       // The sign may also be absent although the tag name follows directly.
       const char sign = peek(tag + 2) == '-' || peek(tag + 2) == '+' ? source_[tag + 2] : '\0';
@@ -136,6 +137,7 @@ class lexer {
   }
 
   void comment() {
+    if (at_ >= source_.size()) return;
     const std::size_t hash = source_.find("#}", at_);
     if (hash == std::string::npos) {
       fail("a comment is not ended: add #}");

@@ -26,7 +26,9 @@ result<syntax_tree> parser::run() {
   block all = statements({});
   if (failure_) return std::move(*failure_);
   if (!unknown_.empty()) return std::move(unknown_.front());
-  return syntax_tree{std::move(symbols_), std::move(all)};
+  syntax_tree tree{std::move(symbols_), std::move(all), {}};
+  find_unset_names(tree);
+  return tree;
 }
 
 namespace {

@@ -100,6 +100,7 @@ std::string* value::sole_text() {
 void container::hold(const value& v) {
   depth = std::max(depth, saturating_add<std::uint32_t>(depth_of(v), 1));
   weight = saturating_add(weight, weight_of(v));
+  hashable = hashable && jinja::hashable(v);
 }
 
 bool key_less::operator()(const value& a, const value& b) const {
@@ -328,7 +329,7 @@ bool hashable(const value& v) {
     case kind::view:
       return v.as<view_object>().what == view_kind::values;
     case kind::tuple:
-      return std::all_of(v.items().begin(), v.items().end(), hashable);
+      return v.as<container>().hashable;
     default:
       return true;
   }

@@ -113,6 +113,7 @@ struct text_object : object {
 struct container : object {
   std::uint32_t depth = 1;
   std::uint64_t weight = 1;
+  bool hashable = true;  ///< whether all items are: a tuple of them can then be a key
   void hold(const value& v);
 };
 

@@ -67,11 +67,23 @@ bool unknown(field_reader& r, std::string_view name) {
 
 }  // namespace
 
-troupe::request api_request::choice(std::size_t index) const {
+troupe::request api_request::without_prompt(std::size_t index) const {
   troupe::request out = common;
-  out.prompt = prompts[index / n];
   out.sampling.choice = static_cast<std::uint32_t>(index % n);
   if (choices() > 1 && !out.id.empty()) out.id += '-' + std::to_string(index);
+  return out;
+}
+
+troupe::request api_request::choice(std::size_t index) const {
+  troupe::request out = without_prompt(index);
+  out.prompt = prompts[index / n];
+  return out;
+}
+
+troupe::request api_request::take_choice(std::size_t index) {
+  troupe::request out = without_prompt(index);
+  if ((index + 1) % n == 0) out.prompt = std::move(prompts[index / n]);
+  else out.prompt = prompts[index / n];
   return out;
 }
 

@@ -33,6 +33,11 @@ struct api_request {
   /// The request of one choice. Index is prompt-major, as OpenAI numbers choices; the random key of a choice is its number
   /// within its prompt, so that prompts do not change each other's draws.
   troupe::request choice(std::size_t index) const;
+  /// The same for a caller that goes through them in order: the last choice of a prompt takes it away instead of a copy.
+  troupe::request take_choice(std::size_t index);
+
+ private:
+  troupe::request without_prompt(std::size_t index) const;
 };
 
 struct tokenize_request {

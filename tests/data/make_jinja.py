@@ -437,9 +437,35 @@ FILTER_ENDS = ["length", "list", "join", "join(',')", "first", "last", "upper", 
                "round", "title", "capitalize", "replace('a', 'b')", "e", "map('string')|list", "select|list", "reject('none')|list", "map(attribute='a')|list", "selectattr('a')|list", "batch(2)|list", "dictsort", "items|list",
                "indent", "wordcount", "truncate(5)", "groupby(0)", "count", "tojson(indent=1)", "slice(2)|list", "urlencode", "safe", "format(1)"]
 
+class RandomTemplate(Random):
+    """Statements with white space and signs in all places."""
+    def text(self): return "".join(self.r.choice(["a", "b ", " ", "  ", "\n", "\n\n", "\n  ", "\t", "x", "\r\n", "{", "}", "%", "#", "-", "\n   \n"]) for _ in range(self.r.randrange(5)))
+    def tag(self, inside): return "{%" + self.r.choice(["", "", "-", "+"]) + self.r.choice([" ", ""]) + inside + self.r.choice([" ", "", "\n"]) + self.r.choice(["", "", "-", "+"]) + "%}"
+    def body(self, depth, loop): return "".join(self.text() + self.item(depth, loop) for _ in range(self.r.randrange(1, 4))) + self.text()
+    def name(self): return self.r.choice(["v", "k", "q", "n", "ns.a", "ns.b"])
+    def item(self, depth, loop):
+        r = self.r
+        k = r.randrange(14 if depth > 0 else 5)
+        if k == 0: return "{{" + r.choice(["", "-", "+"]) + " " + r.choice([self.expr(1), self.name(), "loop.index", "loop.last", "loop.length", "loop.previtem"]) + " " + r.choice(["", "-"]) + "}}"
+        if k == 1: return "{#" + r.choice(["", "-", "+"]) + self.text().replace("#", "") + " " + r.choice(["", "-", "+"]) + "#}"
+        if k == 2: return self.tag("set " + self.name() + " = " + self.expr(1))
+        if k == 3: return self.tag("raw") + self.text() + self.tag("endraw")
+        if k == 4: return self.tag("if " + r.choice(["v", "loop.first", "n > 5", "q is defined"])) + self.text() + (self.tag(r.choice(["break", "continue"])) if loop else "") + self.tag("endif")
+        sub = lambda l=loop: self.body(depth - 1, l)
+        if k < 8:
+            head = r.choice(["for v in l", "for v in l if v > 1", "for k, v in d.items()", "for v in messages[1:]", "for v in []", "for v in w|select", "for v in u", "for k in range(n)", "for v in [1, [2]] recursive"])
+            return self.tag(head) + sub(True) + (self.tag("else") + sub() if r.random() < .2 and "recursive" not in head else "") + self.tag("endfor")
+        if k < 10: return self.tag("if " + self.expr(1)) + sub() + (self.tag("elif " + self.expr(1)) + sub() if r.random() < .3 else "") + (self.tag("else") + sub() if r.random() < .4 else "") + self.tag("endif")
+        if k == 10: return self.tag("set " + self.name() + r.choice(["", " | upper", " | trim"])) + sub() + self.tag("endset")
+        if k == 11: return self.tag("filter " + r.choice(["upper", "trim", "replace('a', 'z')"])) + sub() + self.tag("endfilter")
+        if k == 12: return self.tag("macro k(v, q=1)") + sub(False) + self.tag("endmacro") + "{{ k(" + r.choice(["", "1", "1, 2", "q=n"]) + ") }}"
+        return self.tag("with v = " + self.expr(1) + r.choice(["", ", k = n"])) + sub() + self.tag("endwith")
+
+
 def random_cases(seed, n):
-    rand = Random(seed)
+    rand, template = Random(seed), RandomTemplate(seed)
     for i in range(n): case("{{ " + rand.expr(rand.r.choice([1, 1, 2, 2, 3])) + " }}")
+    for i in range(n // 3): case("{% set ns = namespace(a=0) %}" + template.body(template.r.choice([1, 1, 2]), False))
 
 
 
@@ -476,4 +502,4 @@ def main(path, seed, n):
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:2] or [os.path.join(HERE, "text", "jinja_cases.jsonl")]), *map(int, sys.argv[2:4] or (20240229, 700)))
+    main(*(sys.argv[1:2] or [os.path.join(HERE, "text", "jinja_cases.jsonl")]), *map(int, sys.argv[2:4] or (20240229, 200)))

@@ -115,11 +115,19 @@ BOOST_AUTO_TEST_CASE(asio_and_cuda_stay_in_their_rooms) {
 }
 
 BOOST_AUTO_TEST_CASE(at_most_two_units_include_beast) {
-  std::set<std::string> units;
-  for (const include_line& i : all_includes())
-    if (i.target.starts_with("boost/beast")) units.insert(i.file);
+  // A private header may stand between, as long as only those units include it.
+  const auto includes = all_includes();
+  std::set<std::string> headers, units;
+  const auto add = [&](const std::string& file) { (file.ends_with(".cpp") ? units : headers).insert(file); };
+  for (const include_line& i : includes)
+    if (i.target.starts_with("boost/beast")) add(i.file);
+  for (std::size_t before = 0; before != headers.size() + units.size();) {
+    before = headers.size() + units.size();
+    for (const include_line& i : includes)
+      if (headers.contains(i.target)) add(i.file);
+  }
   BOOST_TEST(units.size() <= 2u);
-  for (const std::string& unit : units) BOOST_TEST(unit.ends_with(".cpp"), unit << " puts Beast into a header");
+  for (const std::string& header : headers) BOOST_TEST(header.starts_with("actors/edge/"), header << " includes Beast");
 }
 
 BOOST_AUTO_TEST_CASE(the_public_headers_include_nothing_private) {

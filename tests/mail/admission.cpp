@@ -58,7 +58,8 @@ BOOST_AUTO_TEST_CASE(permits_hold_under_contention) {
         if (auto p = permits.try_acquire()) {
           const int now = ++inside;
           int seen = most.load();
-          while (seen < now && !most.compare_exchange_weak(seen, now)) {}
+          while (seen < now && !most.compare_exchange_weak(seen, now)) {
+          }
           ++granted;
           --inside;
         }

@@ -31,7 +31,8 @@ static_assert(!mail::detail::all_safe<std::variant<number, aggregate_with_destru
 
 std::vector<message> receive_all(box_type& box) {
   std::vector<message> all;
-  while (box.try_receive(all, 64) != 0) {}
+  while (box.try_receive(all, 64) != 0) {
+  }
   return all;
 }
 
@@ -80,6 +81,14 @@ BOOST_AUTO_TEST_CASE(control_messages_pass_a_full_mailbox_and_take_no_credit_fro
   BOOST_TEST(box.in_use() == 0u);
   BOOST_TEST(box.try_send(from, number{2}));
   BOOST_TEST(!box.try_send(from, number{3}));
+}
+
+BOOST_AUTO_TEST_CASE(a_mailbox_without_credits_takes_control_messages_only) {
+  box_type box(0);
+  box_type::token from(box);
+  BOOST_TEST(!box.try_send(from, number{1}));
+  BOOST_TEST(box.send_control(from, stop{}));
+  BOOST_TEST(receive_all(box).size() == 1u);
 }
 
 BOOST_AUTO_TEST_CASE(closing_refuses_new_messages_and_delivers_the_accepted_ones) {

@@ -225,7 +225,7 @@ class Small(WithServer):
     def test_wrong_types_name_the_field(self):
         for field, value in (("max_tokens", "ten"), ("max_tokens", 1.5), ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", 1e300), ("temperature", "hot"),
                              ("temperature", -0.5), ("temperature", True), ("top_p", 0), ("top_p", 1.1), ("n", 0), ("n", 1000), ("stream", "yes"),
-                             ("seed", 0.5), ("seed", 2**70), ("stop", 7), ("stop", [""]), ("stop", ["a"] * 17), ("stop", "x" * 300), ("logit_bias", []),
+                             ("seed", 0.5), ("stop", 7), ("stop", [""]), ("stop", ["a"] * 17), ("stop", "x" * 300), ("logit_bias", []),
                              ("presence_penalty", 3), ("frequency_penalty", -2.5), ("model", 5), ("prompt", 5), ("prompt", []), ("prompt", {}),
                              ("prompt", [[]]), ("ignore_eos", 1), ("stream_options", True), ("min_p", 2), ("repetition_penalty", 0)):
             with self.subTest(field=field, value=value):

@@ -4,6 +4,7 @@
 #include <asio/post.hpp>
 #include <atomic>
 #include <boost/test/unit_test.hpp>
+#include <future>
 #include <string>
 #include <thread>
 
@@ -93,10 +94,10 @@ BOOST_AUTO_TEST_CASE(an_exception_costs_its_message_only) {
   asio::io_context host(1);
   runtime::loop loop({"test"}, host);
   words log, faults;
-  runtime::actor_cell<recorder> cell(loop, {.name = "recorder", .on_fault = [&](const runtime::fault& f) {
-                                              faults.push_back(std::string(f.where) + " " + std::to_string(f.message) +
-                                                               " " + f.what());
-                                            }});
+  runtime::actor_cell<recorder> cell(
+      loop, {.name = "recorder", .on_fault = [&](const runtime::fault& f) {
+               faults.push_back(std::string(f.where) + " " + std::to_string(f.message) + " " + f.what());
+             }});
   auto to = cell.make_sender();
   cell.start({&log});
   to.try_send(add{1});
@@ -214,17 +215,41 @@ BOOST_AUTO_TEST_CASE(stopping_drains_what_was_accepted) {
   BOOST_TEST(!to.try_send(add{1}));
 }
 
+namespace {
+
+/// Waits in its first message until it is let go.
+class held_up {
+ public:
+  using message = std::variant<add>;
+  struct outbox {};
+  held_up(std::promise<void>& in, std::shared_future<void> go) : in_(in), go_(std::move(go)) {}
+  void on(const add&, outbox&) {
+    if (count++ == 0) in_.set_value();
+    go_.wait();
+  }
+  int count = 0;
+
+ private:
+  std::promise<void>& in_;
+  std::shared_future<void> go_;
+};
+
+}  // namespace
+
 BOOST_AUTO_TEST_CASE(halting_leaves_what_is_pending_and_nothing_leaks) {
+  std::promise<void> in, go;
   runtime::system system;
-  runtime::actor_cell<slow_counter> cell(system.add("slow"), {.name = "slow"});
+  runtime::actor_cell<held_up> cell(system.add("held"), {.name = "held"});
   auto to = cell.make_sender();
-  cell.start({});
-  system.start();
+  cell.start({}, in, go.get_future().share());
   for (int i = 0; i < 1000; ++i) BOOST_REQUIRE(to.try_send(add{1}));
-  system.halt();
-  BOOST_TEST(system.stop(30s));
+  system.start();
+  in.get_future().wait();
+  BOOST_TEST(!system.stop(1ms));  // it hangs, so it is halted
+  go.set_value();
+  BOOST_TEST(system.stop(60s));
   BOOST_TEST(!cell.ended());
-  BOOST_TEST(cell.actor().count < 1000);
+  BOOST_TEST(cell.actor().count == 64);  // the batch it was in
 }
 
 BOOST_AUTO_TEST_CASE(a_cell_destroyed_on_a_running_loop_waits_for_its_actor) {

@@ -1,7 +1,8 @@
 // What the coroutine rules of ARCHITECTURE.md rest on, one small coroutine per pattern, each counting how often its
 // objects are made and destroyed. "allowed" patterns must be right with every compiler we build with. "forbidden" ones
 // are right with clang 19; g++ 12 destroys some of their temporaries twice, crashes on some and does not compile one,
-// which is why a line with co_await holds names only, and no message is an aggregate with a destructor. A compiler that gets all of them right may retire rules.
+// which is why a line with co_await holds names only, and no message is an aggregate with a destructor. A compiler that
+// gets all of them right may retire rules.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -66,11 +67,16 @@ template <class T>
 asio::awaitable<int> take(T value) {
   auto wait = hop();
   co_await std::move(wait);
-  if constexpr (requires { value.read(); }) co_return value.read();
-  else if constexpr (requires { value.body; }) co_return value.body.read() + value.number;
-  else if constexpr (requires { value(); }) co_return value();
-  else if constexpr (requires { value->read(); }) co_return value->read();
-  else co_return static_cast<int>(value.size());
+  if constexpr (requires { value.read(); })
+    co_return value.read();
+  else if constexpr (requires { value.body; })
+    co_return value.body.read() + value.number;
+  else if constexpr (requires { value(); })
+    co_return value();
+  else if constexpr (requires { value->read(); })
+    co_return value->read();
+  else
+    co_return static_cast<int>(value.size());
 }
 
 asio::awaitable<counted> make(int v) {
@@ -155,8 +161,10 @@ routine variant_after_a_suspension(int* out) {
   const either got = std::move(m);
   *out = std::visit(
       [](const auto& x) {
-        if constexpr (requires { x.body; }) return x.body.read() + x.number;
-        else return x;
+        if constexpr (requires { x.body; })
+          return x.body.read() + x.number;
+        else
+          return x;
       },
       got);
 }
@@ -272,15 +280,23 @@ struct named_pattern {
   int expected;
 };
 
-#define PATTERN(f, expected) named_pattern{#f, &f, expected}
+#define PATTERN(f, expected) \
+  named_pattern { #f, &f, expected }
 const named_pattern allowed[] = {
-    PATTERN(named_argument, 1),         PATTERN(named_argument_in_the_line, 1),
-    PATTERN(named_message, 3),          PATTERN(move_only_argument, 3),
-    PATTERN(named_closure, 4),          PATTERN(result_with_a_name, 5),
-    PATTERN(answer_before_the_condition, 6), PATTERN(locals_across_a_suspension, 7),
-    PATTERN(variant_after_a_suspension, 8), PATTERN(exception_from_below, 1),
-    PATTERN(error_code_with_a_name, 1), PATTERN(lambda_without_captures, 8),
-    PATTERN(never_awaited, 1),          PATTERN(member_that_holds_itself, 11),
+    PATTERN(named_argument, 1),
+    PATTERN(named_argument_in_the_line, 1),
+    PATTERN(named_message, 3),
+    PATTERN(move_only_argument, 3),
+    PATTERN(named_closure, 4),
+    PATTERN(result_with_a_name, 5),
+    PATTERN(answer_before_the_condition, 6),
+    PATTERN(locals_across_a_suspension, 7),
+    PATTERN(variant_after_a_suspension, 8),
+    PATTERN(exception_from_below, 1),
+    PATTERN(error_code_with_a_name, 1),
+    PATTERN(lambda_without_captures, 8),
+    PATTERN(never_awaited, 1),
+    PATTERN(member_that_holds_itself, 11),
 };
 const named_pattern forbidden[] = {
 #ifdef __clang__

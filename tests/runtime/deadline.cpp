@@ -51,11 +51,10 @@ using words = std::vector<std::string>;
 
 BOOST_AUTO_TEST_CASE(a_parked_actor_wakes_at_its_deadline) {
   rig r;
-  r.to.try_send(at{std::chrono::steady_clock::now() + 10ms});
-  r.host.run_for(1ms);
-  BOOST_TEST(r.log == (words{"set", "settle"}), boost::test_tools::per_element());
-  r.host.restart();
+  const auto when = std::chrono::steady_clock::now() + 10ms;
+  r.to.try_send(at{when});
   r.host.run();
+  BOOST_TEST((std::chrono::steady_clock::now() >= when));
   BOOST_TEST(r.log == (words{"set", "settle", "due", "settle"}), boost::test_tools::per_element());
   r.log.clear();
   r.to.try_send(at{std::chrono::steady_clock::now() - 1s});
@@ -91,11 +90,11 @@ BOOST_AUTO_TEST_CASE(a_cell_may_go_with_its_alarm_set) {
     runtime::actor_cell<clockmaker> cell(loop, {.name = "clockmaker"});
     auto to = cell.make_sender();
     cell.start({&log});
-    to.try_send(at{std::chrono::steady_clock::now() + 5ms});
+    to.try_send(at{std::chrono::steady_clock::now() + 1h});
     host.poll();
   }
   host.restart();
-  host.run();
+  host.run();  // comes back: the alarm went with its cell
   BOOST_TEST(log.size() == 2u);
 }
 

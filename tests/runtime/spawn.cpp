@@ -60,9 +60,8 @@ BOOST_AUTO_TEST_CASE(closing_the_scope_ends_its_coroutines_and_completes) {
   auto log = std::make_shared<std::vector<int>>();
   auto rounds = std::make_shared<int>(0);
   runtime::spawn(r.scope, r.loop, sleep_and_note(1h, log));
-  runtime::spawn(r.scope, r.loop, sleep_again_and_again(rounds), [](const runtime::fault& f) {
-    BOOST_ERROR("cancellation is no fault: " << f.what());
-  });
+  runtime::spawn(r.scope, r.loop, sleep_again_and_again(rounds),
+                 [](const runtime::fault& f) { BOOST_ERROR("cancellation is no fault: " << f.what()); });
   r.host.poll();
   BOOST_TEST(r.scope.count() == 2u);
   bool done = false;
@@ -133,7 +132,8 @@ BOOST_AUTO_TEST_CASE(a_late_timer_skips_and_does_not_catch_up) {
   const auto start = std::chrono::steady_clock::now();
   runtime::every(r.scope, r.loop, 10ms, [&] {
     if (++calls == 1) {
-      while (std::chrono::steady_clock::now() - start < 65ms) {}
+      while (std::chrono::steady_clock::now() - start < 65ms) {
+      }
     }
     if (calls == 2) {
       BOOST_TEST((std::chrono::steady_clock::now() - start >= 70ms));

@@ -101,6 +101,7 @@ BOOST_AUTO_TEST_CASE(a_choice_is_numbered_within_its_prompt) {
     BOOST_TEST(*c.sampling.seed == 9u);
     BOOST_TEST(c.id == "r-" + std::to_string(i));
   }
+  for (std::size_t i = 0; i < 4; ++i) BOOST_TEST(std::get<text_prompt>(q.take_choice(i).prompt).text == (i < 2 ? "a" : "b"));
 }
 
 BOOST_AUTO_TEST_CASE(messages_keep_what_a_template_may_read) {

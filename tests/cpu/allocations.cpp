@@ -1,0 +1,71 @@
+#include <boost/test/unit_test.hpp>
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "tests/cpu/driver.hpp"
+
+using namespace troupe;
+using namespace troupe::test;
+
+namespace {
+std::atomic<long> n_allocations{0};
+}
+
+// Every allocation of this program goes through here, those of the compute threads too.
+void* operator new(std::size_t n) {
+  ++n_allocations;
+  if (void* p = std::malloc(n)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+
+BOOST_AUTO_TEST_CASE(a_step_allocates_nothing) {
+  auto m = model::open_model(data("llama-256/model-Q4_K_M.gguf")).value();
+  cpu::cpu_options o;
+  o.threads = 2;
+  o.max_slots = 8;
+  o.n_pages = 200;
+  auto b = cpu::make_cpu_backend(m, o, nullptr).value();
+  std::vector<std::shared_ptr<const model::step_plan>> plans;
+  model::plan_builder builder;
+  for (slot_id s = 0; s < 8; ++s) {
+    sampling_params p;
+    p.temperature = s % 2 ? 0.8f : 0.0f;
+    if (s > 3) p.top_p = 0.9f;
+    if (s > 5) p.presence_penalty = 0.5f;
+    builder.admit(s, p, 1);
+    for (std::uint32_t i = 0; i < 20; ++i) builder.deltas.push_back({s, 0, i, s * 20 + i});
+  }
+  const auto add = [&](slot_id s, model::row_input input, std::uint32_t position, std::uint32_t n) {
+    model::plan_row r{};
+    r.slot = s;
+    r.kind = model::row_kind::chunk;
+    r.input = input;
+    r.output = model::row_output::sample;
+    r.position = position;
+    r.n_tokens = n;
+    r.token_offset = static_cast<std::uint32_t>(builder.tokens.size());
+    if (input == model::row_input::literal) builder.tokens.resize(builder.tokens.size() + n, 17);
+    builder.rows.push_back(r);
+  };
+  for (slot_id s = 0; s < 8; ++s) add(s, model::row_input::literal, 0, 30);
+  plans.push_back(builder.build(1));
+  for (step_seq seq = 2; seq < 40; ++seq) {
+    builder.clear();
+    for (slot_id s = 0; s < 7; ++s) add(s, model::row_input::last_token, static_cast<std::uint32_t>(28 + seq), 1);
+    add(7, model::row_input::literal, 30, static_cast<std::uint32_t>(1 + seq % 50));
+    plans.push_back(builder.build(seq));
+  }
+  model::step_done done;
+  done.rows.reserve(8);
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    const long before = n_allocations;
+    BOOST_TEST_REQUIRE(b->launch(plans[i]).ok());
+    BOOST_TEST_REQUIRE(b->poll(done).value());
+    const long after = n_allocations;
+    if (i > 0) BOOST_TEST(after - before == 0, "step " << i);  // the first admits
+    BOOST_TEST_REQUIRE(done.rows.size() == 8u);
+  }
+}
