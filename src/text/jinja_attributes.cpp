@@ -243,7 +243,8 @@ value slice(runtime& rt, const value& of, const value& start, const value& stop,
     const auto& range = of.as<range_object>();
     if (r.count == 0) return rt.range(range.at(0), range.at(0), 1);
     std::int64_t by = 1;  // of one element the step does not matter
-    if (r.count > 1 && __builtin_mul_overflow(r.step, range.step, &by)) return rt.error("the step of a range does not fit 64 bits");
+    if (r.count > 1 && __builtin_mul_overflow(r.step, range.step, &by))
+      return rt.error("the step of a range does not fit 64 bits");
     const std::int64_t last = range.at(r.start + (r.count - 1) * r.step);
     return rt.range(range.at(r.start), last + (by > 0 ? 1 : -1), by);
   }

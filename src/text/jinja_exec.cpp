@@ -148,8 +148,7 @@ evaluator::flow evaluator::exec_one(const stmt& s) {
       return exec_filter_block(static_cast<const filter_block_stmt&>(s));
     case stmt_kind::with:
       return exec_with(static_cast<const with_stmt&>(s));
-    case stmt_kind::scoped:
-      {
+    case stmt_kind::scoped: {
       const auto& body = static_cast<const scoped_stmt&>(s);
       return within(std::make_shared<scope>(scope_, body.unset), [&] { return exec(body.body); });
     }

@@ -4,10 +4,10 @@
 
 #include "src/text/jinja_ast.hpp"
 
-/// Jinja decides when it compiles where a name lives (jinja2/idtracking.py). What a template sees of that, beside blocks
-/// having names of their own, is one rule: a name that a block sets outside of any `if`, before the block itself reads
-/// it and unknown to the blocks around, belongs to that block. Inner blocks and macros that run before it is set find
-/// nothing, even if the template was given a variable of that name.
+/// Jinja decides when it compiles where a name lives (jinja2/idtracking.py). What a template sees of that, beside
+/// blocks having names of their own, is one rule: a name that a block sets outside of any `if`, before the block itself
+/// reads it and unknown to the blocks around, belongs to that block. Inner blocks and macros that run before it is set
+/// find nothing, even if the template was given a variable of that name.
 namespace troupe::text::jinja {
 
 namespace {
@@ -72,7 +72,9 @@ class symbol_finder {
 
   void statement(const stmt& s, bool in_branch) {
     switch (s.what) {
-      case stmt_kind::print: names(static_cast<const print_stmt&>(s).shown); break;
+      case stmt_kind::print:
+        names(static_cast<const print_stmt&>(s).shown);
+        break;
       case stmt_kind::branch: {
         const auto& b = static_cast<const branch_stmt&>(s);
         for (const auto& [test, then] : b.cases) {
@@ -82,19 +84,30 @@ class symbol_finder {
         statements(b.otherwise, true);
         break;
       }
-      case stmt_kind::loop: names(static_cast<const loop_stmt&>(s).over); break;
+      case stmt_kind::loop:
+        names(static_cast<const loop_stmt&>(s).over);
+        break;
       case stmt_kind::set:
         names(static_cast<const set_stmt&>(s).from);
         store(static_cast<const set_stmt&>(s).to, in_branch);
         break;
-      case stmt_kind::set_block: store(static_cast<const set_block_stmt&>(s).to, in_branch); break;
-      case stmt_kind::macro: store(static_cast<const macro_stmt&>(s).symbol, in_branch); break;
-      case stmt_kind::call_block: names(static_cast<const call_block_stmt&>(s).call); break;
-      case stmt_kind::filter_block: names(static_cast<const filter_block_stmt&>(s).filter); break;
+      case stmt_kind::set_block:
+        store(static_cast<const set_block_stmt&>(s).to, in_branch);
+        break;
+      case stmt_kind::macro:
+        store(static_cast<const macro_stmt&>(s).symbol, in_branch);
+        break;
+      case stmt_kind::call_block:
+        names(static_cast<const call_block_stmt&>(s).call);
+        break;
+      case stmt_kind::filter_block:
+        names(static_cast<const filter_block_stmt&>(s).filter);
+        break;
       case stmt_kind::with:
         for (const auto& [to, from] : static_cast<const with_stmt&>(s).bindings) names(from);
         break;
-      default: break;
+      default:
+        break;
     }
   }
 
@@ -137,8 +150,12 @@ class symbol_finder {
           set.unset = frame([&] { statements(set.body, false); }, set.body);
           break;
         }
-        case stmt_kind::macro: macro(static_cast<macro_stmt&>(*s)); break;
-        case stmt_kind::call_block: macro(static_cast<call_block_stmt&>(*s).caller); break;
+        case stmt_kind::macro:
+          macro(static_cast<macro_stmt&>(*s));
+          break;
+        case stmt_kind::call_block:
+          macro(static_cast<call_block_stmt&>(*s).caller);
+          break;
         case stmt_kind::filter_block: {
           auto& f = static_cast<filter_block_stmt&>(*s);
           f.unset = frame(
@@ -164,7 +181,8 @@ class symbol_finder {
           g.unset = frame([&] { statements(g.body, false); }, g.body);
           break;
         }
-        default: break;
+        default:
+          break;
       }
     }
   }
@@ -180,9 +198,14 @@ class symbol_finder {
     if (!p) return;
     const expr& e = *p;
     switch (e.what) {
-      case expr_kind::constant: break;
-      case expr_kind::name: load(static_cast<const name_expr&>(e).symbol); break;
-      case expr_kind::unary: names(static_cast<const unary_expr&>(e).operand); break;
+      case expr_kind::constant:
+        break;
+      case expr_kind::name:
+        load(static_cast<const name_expr&>(e).symbol);
+        break;
+      case expr_kind::unary:
+        names(static_cast<const unary_expr&>(e).operand);
+        break;
       case expr_kind::arithmetic:
         names(static_cast<const arithmetic_expr&>(e).left);
         names(static_cast<const arithmetic_expr&>(e).right);
@@ -212,7 +235,9 @@ class symbol_finder {
           names(v);
         }
         break;
-      case expr_kind::attribute: names(static_cast<const attribute_expr&>(e).of); break;
+      case expr_kind::attribute:
+        names(static_cast<const attribute_expr&>(e).of);
+        break;
       case expr_kind::item:
         names(static_cast<const item_expr&>(e).of);
         names(static_cast<const item_expr&>(e).index);

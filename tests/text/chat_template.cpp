@@ -51,8 +51,8 @@ void check_file(const std::string& name, std::size_t least) {
       const value& talk = talks[static_cast<std::size_t>(member(c, "c")->as_integer())];
       const value* tools = member(talk, "tools");
       const value* vars = member(c, "vars");
-      auto context = chat_context::from_json(dump(*member(talk, "messages")), tools ? dump(*tools) : "",
-                                             vars ? dump(*vars) : "");
+      auto context =
+          chat_context::from_json(dump(*member(talk, "messages")), tools ? dump(*tools) : "", vars ? dump(*vars) : "");
       BOOST_REQUIRE(context.ok());
       context->add_generation_prompt = member(c, "g")->as_bool();
       for (const auto& [k, v] : member(t, "special_tokens")->as<dict_object>().items) {
@@ -67,7 +67,8 @@ void check_file(const std::string& name, std::size_t least) {
       ++cases;
       if (member(c, "r")) {
         BOOST_CHECK_MESSAGE(got.ok(), where << ": " << (got ? "" : got.error().message));
-        if (got) BOOST_CHECK_MESSAGE(*got == text_of(c, "r"), where << "\ngave   " << *got << "\nwanted " << text_of(c, "r"));
+        if (got)
+          BOOST_CHECK_MESSAGE(*got == text_of(c, "r"), where << "\ngave   " << *got << "\nwanted " << text_of(c, "r"));
         continue;
       }
       const std::string wanted = text_of(c, "e"), raised = "TemplateError: ";
@@ -113,11 +114,13 @@ BOOST_AUTO_TEST_CASE(absent_parts_of_a_context) {
   auto c = chat_context::from_json("[]");
   BOOST_REQUIRE(c.ok());
   const auto t = chat_template::parse(
-      "{{ tools is none }}{{ documents is none }}{{ bos_token is defined }}{{ strftime_now is defined }}{{ messages }}");
+      "{{ tools is none }}{{ documents is none }}{{ bos_token is defined }}{{ strftime_now is defined }}{{ messages "
+      "}}");
   BOOST_TEST(t->render(*c).value() == "TrueTrueFalseFalse[]");
   c->special_tokens.emplace_back("bos_token", "<s>");
   c->now = jinja::civil_time{2024, 2, 29, 13, 4, 5};
-  const auto u = chat_template::parse("{{ bos_token }} {{ strftime_now('%A %d %B %Y %I:%M:%S %p %j %U %W %V %G %u %w %y %-d %e|%%|%Q') }}");
+  const auto u = chat_template::parse(
+      "{{ bos_token }} {{ strftime_now('%A %d %B %Y %I:%M:%S %p %j %U %W %V %G %u %w %y %-d %e|%%|%Q') }}");
   BOOST_TEST(u->render(*c).value() == "<s> Thursday 29 February 2024 01:04:05 PM 060 08 09 09 2024 4 4 24 29 29|%|%Q");
 }
 
@@ -141,8 +144,9 @@ BOOST_AUTO_TEST_CASE(wrong_contexts_are_named) {
 BOOST_AUTO_TEST_CASE(a_template_renders_from_several_threads_at_once) {
   const auto t = chat_template::parse(file("chat_styles/hermes_tools.jinja"));
   BOOST_REQUIRE(t.ok());
-  const auto c = chat_context::from_json(R"([{"role": "user", "content": "hi"}])",
-                                         R"([{"function": {"name": "f", "description": "d", "parameters": {"properties": {"a": {"type": "integer"}}}}}])");
+  const auto c = chat_context::from_json(
+      R"([{"role": "user", "content": "hi"}])",
+      R"([{"function": {"name": "f", "description": "d", "parameters": {"properties": {"a": {"type": "integer"}}}}}])");
   BOOST_REQUIRE(c.ok());
   const std::string expected = t->render(*c).value();
   std::vector<std::string> got(4);

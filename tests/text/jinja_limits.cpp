@@ -40,10 +40,13 @@ BOOST_AUTO_TEST_CASE(each_limit_fails_by_its_name) {
   };
   const std::string too_long = render(std::string((1u << 20) + 1, 'x'));
   BOOST_TEST(too_long.find("template_bytes") != std::string::npos);
-  BOOST_TEST(names_limit(with([](auto& l) { l.steps = 1000; }, "\n{% for i in range(5000) %}{{ i }}{% endfor %}"), "steps"));
-  BOOST_TEST(names_limit(with([](auto& l) { l.output_bytes = 100; }, "{% for i in range(99) %}{{ i }}{% endfor %}"), "output_bytes"));
+  BOOST_TEST(
+      names_limit(with([](auto& l) { l.steps = 1000; }, "\n{% for i in range(5000) %}{{ i }}{% endfor %}"), "steps"));
+  BOOST_TEST(names_limit(with([](auto& l) { l.output_bytes = 100; }, "{% for i in range(99) %}{{ i }}{% endfor %}"),
+                         "output_bytes"));
   BOOST_TEST(names_limit(with([](auto& l) { l.string_bytes = 1000; }, "{% set a = 'x' * 1001 %}"), "string_bytes"));
-  BOOST_TEST(names_limit(with([](auto& l) { l.memory_bytes = 10000; }, over_and_over("{% set ns.l = [i] %}")), "memory_bytes"));
+  BOOST_TEST(names_limit(with([](auto& l) { l.memory_bytes = 10000; }, over_and_over("{% set ns.l = [i] %}")),
+                         "memory_bytes"));
   BOOST_TEST(names_limit(render("{{ range(100001) }}"), "range_length"));
   BOOST_TEST(names_limit(render(over_and_over("{% set ns.l = [ns.l] %}")), "value_depth"));
   BOOST_TEST(names_limit(render("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"), "recursion"));
@@ -55,12 +58,16 @@ BOOST_AUTO_TEST_CASE(each_limit_fails_by_its_name) {
 BOOST_AUTO_TEST_CASE(deep_expressions_stop_the_parser) {
   for (const std::string& source :
        {repeated("(", 5000), "{{ " + repeated("(", 5000) + "1" + repeated(")", 5000) + " }}",
-        "{{ " + repeated("[", 5000) + repeated("]", 5000) + " }}", "{{ " + repeated("{1:", 5000) + "1" + repeated("}", 5000) + " }}",
-        "{{ 1" + repeated(" + 1", 5000) + " }}", "{{ x" + repeated(".a", 5000) + " }}", "{{ x" + repeated("|e", 5000) + " }}",
-        "{{ " + repeated("not ", 5000) + "1 }}", "{{ " + repeated("- ", 5000) + "1 }}", "{{ 1" + repeated(" if 1", 5000) + " }}",
-        "{% set " + repeated("(", 5000) + "a" + repeated(")", 5000) + " = 1 %}", repeated("{% for i in [1] %}", 5000), "{{ 1" + repeated(" is true and 1", 5000) + " }}"}) {
+        "{{ " + repeated("[", 5000) + repeated("]", 5000) + " }}",
+        "{{ " + repeated("{1:", 5000) + "1" + repeated("}", 5000) + " }}", "{{ 1" + repeated(" + 1", 5000) + " }}",
+        "{{ x" + repeated(".a", 5000) + " }}", "{{ x" + repeated("|e", 5000) + " }}",
+        "{{ " + repeated("not ", 5000) + "1 }}", "{{ " + repeated("- ", 5000) + "1 }}",
+        "{{ 1" + repeated(" if 1", 5000) + " }}",
+        "{% set " + repeated("(", 5000) + "a" + repeated(")", 5000) + " = 1 %}", repeated("{% for i in [1] %}", 5000),
+        "{{ 1" + repeated(" is true and 1", 5000) + " }}"}) {
     const std::string got = render(source);
-    BOOST_CHECK_MESSAGE(source[0] == '(' ? got == source : names_limit(got, "nesting"), source.substr(0, 20) << ": " << got.substr(0, 200));
+    BOOST_CHECK_MESSAGE(source[0] == '(' ? got == source : names_limit(got, "nesting"),
+                        source.substr(0, 20) << ": " << got.substr(0, 200));
   }
   // What real templates need is far below: Python itself stops at about this depth.
   BOOST_TEST(render("{{ 1" + repeated(" + 1", 150) + " }}") == "151");
@@ -76,25 +83,46 @@ BOOST_AUTO_TEST_CASE(values_that_grow_by_sharing_are_charged_before_they_are_wal
   const std::string dumped = render(over_and_over(twice, 90) + "{{ ns.l|tojson }}");
   BOOST_TEST((names_limit(dumped, "steps") || names_limit(dumped, "string_bytes")));
   const std::string tuples = "{% set ns.l = (ns.l, ns.l) %}";
-  BOOST_TEST(names_limit(render("{% set ns = namespace(l=1) %}{% for i in range(90) %}" + tuples + "{% endfor %}{{ {ns.l: 1} }}"), "steps"));
-  BOOST_TEST(names_limit(render("{% set ns = namespace(l=1) %}{% for i in range(90) %}" + tuples + "{% endfor %}{{ [ns.l, ns.l]|unique|list }}"), "steps"));
+  BOOST_TEST(names_limit(
+      render("{% set ns = namespace(l=1) %}{% for i in range(90) %}" + tuples + "{% endfor %}{{ {ns.l: 1} }}"),
+      "steps"));
+  BOOST_TEST(names_limit(render("{% set ns = namespace(l=1) %}{% for i in range(90) %}" + tuples +
+                                "{% endfor %}{{ [ns.l, ns.l]|unique|list }}"),
+                         "steps"));
 }
 
 BOOST_AUTO_TEST_CASE(hostile_templates_end_soon) {
   for (const std::string& source : {
            over_and_over("{% set ns.l = ns.l|map('string') %}") + "{{ ns.l|list }}",
-           over_and_over("{% set ns.l = joiner(ns.l) %}"), over_and_over("{% set ns.l = cycler(ns.l) %}"),
+           over_and_over("{% set ns.l = joiner(ns.l) %}"),
+           over_and_over("{% set ns.l = cycler(ns.l) %}"),
            over_and_over("{% set ns.l = namespace(x=ns.l) %}") + "{{ ns.l }}",
            over_and_over("{% set ns.l = [1]|select('in', ns.l) %}") + "{{ ns.l|list }}",
            std::string("{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}"),
-           over_and_over("{% set ns.l = ns.l + ns.l %}"), std::string("{{ 'x' * 10000000000 }}"), std::string("{{ [1] * 10000000000 }}"),
-           std::string("{{ '%1000000000s' % 1 }}"), std::string("{{ '{:1000000000}'.format(1) }}"), std::string("{{ 'a'.ljust(1000000000000) }}"),
-           std::string("{{ 'a\\tb'.expandtabs(1000000000000) }}"), std::string("{{ 'abc'|indent(100000000000) }}"), std::string("{{ [1]|tojson(indent=100000000000) }}"),
-           std::string("{{ 'abc'|center(100000000000) }}"), std::string("{{ '%.999999999f' % 1 }}"), std::string("{{ 2 ** 100 }}"), std::string("{{ 9223372036854775807 * 2 }}"),
-           std::string("{{ (-9223372036854775807 - 1) // -1 }}"), std::string("{{ -(-9223372036854775807 - 1) }}"), std::string("{{ (-9223372036854775807 - 1)|abs }}"),
-           std::string("{{ 1e300|int }}"), std::string("{{ [1]|batch(0)|list }}"), std::string("{{ range(-9223372036854775807, 9223372036854775807)|list }}"),
-           std::string("{% for i in [1] recursive %}{{ loop([i, i]) }}{% endfor %}"), std::string("{% macro m() %}{% call m() %}{{ caller() }}{% endcall %}{% endmacro %}{{ m() }}"),
-           std::string("{% macro m(a) %}{{ m([a, a]) }}{% endmacro %}{{ m(1) }}"), std::string("{{ ('a' * 100000).replace('', 'b' * 1000) }}"), std::string("{{ ([('x' * 1000000)] * 1000)|join }}"),
+           over_and_over("{% set ns.l = ns.l + ns.l %}"),
+           std::string("{{ 'x' * 10000000000 }}"),
+           std::string("{{ [1] * 10000000000 }}"),
+           std::string("{{ '%1000000000s' % 1 }}"),
+           std::string("{{ '{:1000000000}'.format(1) }}"),
+           std::string("{{ 'a'.ljust(1000000000000) }}"),
+           std::string("{{ 'a\\tb'.expandtabs(1000000000000) }}"),
+           std::string("{{ 'abc'|indent(100000000000) }}"),
+           std::string("{{ [1]|tojson(indent=100000000000) }}"),
+           std::string("{{ 'abc'|center(100000000000) }}"),
+           std::string("{{ '%.999999999f' % 1 }}"),
+           std::string("{{ 2 ** 100 }}"),
+           std::string("{{ 9223372036854775807 * 2 }}"),
+           std::string("{{ (-9223372036854775807 - 1) // -1 }}"),
+           std::string("{{ -(-9223372036854775807 - 1) }}"),
+           std::string("{{ (-9223372036854775807 - 1)|abs }}"),
+           std::string("{{ 1e300|int }}"),
+           std::string("{{ [1]|batch(0)|list }}"),
+           std::string("{{ range(-9223372036854775807, 9223372036854775807)|list }}"),
+           std::string("{% for i in [1] recursive %}{{ loop([i, i]) }}{% endfor %}"),
+           std::string("{% macro m() %}{% call m() %}{{ caller() }}{% endcall %}{% endmacro %}{{ m() }}"),
+           std::string("{% macro m(a) %}{{ m([a, a]) }}{% endmacro %}{{ m(1) }}"),
+           std::string("{{ ('a' * 100000).replace('', 'b' * 1000) }}"),
+           std::string("{{ ([('x' * 1000000)] * 1000)|join }}"),
        }) {
     const std::string got = render(source);
     BOOST_CHECK_MESSAGE(got.rfind("error: ", 0) == 0, source << ": " << got.substr(0, 200));
@@ -102,7 +130,8 @@ BOOST_AUTO_TEST_CASE(hostile_templates_end_soon) {
   // Edges that are fine.
   BOOST_TEST(render("{{ (-9223372036854775807 - 1) % -1 }}") == "0");
   BOOST_TEST(render("{{ range(9223372036854775806, 9223372036854775807)|list }}") == "[9223372036854775806]");
-  BOOST_TEST(render("{{ range(-9223372036854775807, 9223372036854775807, 9223372036854775807)[::2]|list|length }}") == "1");
+  BOOST_TEST(render("{{ range(-9223372036854775807, 9223372036854775807, 9223372036854775807)[::2]|list|length }}") ==
+             "1");
   BOOST_TEST(render("{{ 'abc'[-9223372036854775807:9223372036854775807:9223372036854775807] }}") == "a");
   BOOST_TEST(render("{{ 'abc'[::-9223372036854775807] }}") == "c");
   BOOST_TEST(render("{% for i in [1] %}{{ loop.changed(loop) }}{% endfor %}") == "True");
@@ -113,7 +142,8 @@ BOOST_AUTO_TEST_CASE(errors_name_their_line_and_kind) {
   BOOST_TEST(parse_error("\n\n{% if %}").message.find("chat template, line 3") == 0u);
   BOOST_TEST((parse_error("{{ 1 + }}").code == errc::invalid_file));
   BOOST_TEST((parse_error("{% include 'x' %}").code == errc::unsupported));
-  BOOST_TEST(parse_error("a\n{{ x|nope }}").message.find("line 2: there is no filter named 'nope'") != std::string::npos);
+  BOOST_TEST(parse_error("a\n{{ x|nope }}").message.find("line 2: there is no filter named 'nope'") !=
+             std::string::npos);
   BOOST_TEST((parse_error("\xff").code == errc::invalid_file));
   const auto p = program::parse("\n{{ messages[0]['content'] + 1 }}");
   BOOST_REQUIRE(p.ok());
@@ -137,9 +167,64 @@ void mutate(std::uint32_t seed, int count) {
     if (member(c, "template")) sources.push_back(text_of(c, "template"));
   }
   const value context = *member(json(lines_of("jinja_cases.jsonl")[0]), "vars");
-  static const char* const pieces[] = {"{{", "}}", "{%", "%}", "{#", "#}", "-", "+", "(", ")", "[", "]", "{", "}", "'", "\"", "\\", "|", ".", ",", ":", "~", "**", "//",
-                                       " if ", " else ", " for ", " in ", " is ", " not ", "endif", "endfor", "{% raw %}", "{% endraw %}", "loop", "loop(l)", "ns", "range(9)", "messages", "|map('upper')", "|list",
-                                       "{% break %}", "{% macro m(a) %}", "{% endmacro %}", "{{ m(1) }}", "{% set x = ", "namespace(a=1)", "\xC3", "\xE6\x97\xA5", "9223372036854775807", "1e308", "none", "[::-1]", "%s", "|tojson", "recursive", "{% call m() %}", "caller()"};
+  static const char* const pieces[] = {"{{",
+                                       "}}",
+                                       "{%",
+                                       "%}",
+                                       "{#",
+                                       "#}",
+                                       "-",
+                                       "+",
+                                       "(",
+                                       ")",
+                                       "[",
+                                       "]",
+                                       "{",
+                                       "}",
+                                       "'",
+                                       "\"",
+                                       "\\",
+                                       "|",
+                                       ".",
+                                       ",",
+                                       ":",
+                                       "~",
+                                       "**",
+                                       "//",
+                                       " if ",
+                                       " else ",
+                                       " for ",
+                                       " in ",
+                                       " is ",
+                                       " not ",
+                                       "endif",
+                                       "endfor",
+                                       "{% raw %}",
+                                       "{% endraw %}",
+                                       "loop",
+                                       "loop(l)",
+                                       "ns",
+                                       "range(9)",
+                                       "messages",
+                                       "|map('upper')",
+                                       "|list",
+                                       "{% break %}",
+                                       "{% macro m(a) %}",
+                                       "{% endmacro %}",
+                                       "{{ m(1) }}",
+                                       "{% set x = ",
+                                       "namespace(a=1)",
+                                       "\xC3",
+                                       "\xE6\x97\xA5",
+                                       "9223372036854775807",
+                                       "1e308",
+                                       "none",
+                                       "[::-1]",
+                                       "%s",
+                                       "|tojson",
+                                       "recursive",
+                                       "{% call m() %}",
+                                       "caller()"};
   std::mt19937 rng(seed);
   auto pick = [&](std::size_t n) { return static_cast<std::size_t>(rng() % std::max<std::size_t>(n, 1)); };
   options how;
@@ -152,9 +237,15 @@ void mutate(std::uint32_t seed, int count) {
     for (std::size_t edits = 1 + pick(4); edits > 0; --edits) {
       const std::size_t at = pick(s.size() + 1), size = pick(12);
       switch (pick(5)) {
-        case 0: s.erase(at, size); break;
-        case 1: s.insert(at, pieces[pick(std::size(pieces))]); break;
-        case 2: s.insert(at, s.substr(pick(s.size() + 1), size * 4)); break;
+        case 0:
+          s.erase(at, size);
+          break;
+        case 1:
+          s.insert(at, pieces[pick(std::size(pieces))]);
+          break;
+        case 2:
+          s.insert(at, s.substr(pick(s.size() + 1), size * 4));
+          break;
         case 3:
           if (at < s.size()) s[at] = static_cast<char>(rng());
           break;
