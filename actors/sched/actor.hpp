@@ -76,9 +76,9 @@ class actor {
   scheduler core_;
   std::function<time_ns()> clock_;
   std::uint32_t depth_;
-  std::vector<step_seq> answered_;               ///< per rank: the last plan it has done
+  std::vector<step_seq> answered_;                 ///< per rank: the last plan it has done
   std::vector<std::vector<token_event>> batches_;  ///< per shard, empty between calls
-  std::optional<std::string> breach_;            ///< what to report by `failed`
+  std::optional<std::string> breach_;              ///< what to report by `failed`
   bool draining_ = false;
   bool drained_sent_ = false;
 };

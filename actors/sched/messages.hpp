@@ -14,7 +14,8 @@ namespace troupe::sched {
 
 // --- in ------------------------------------------------------------------------------------------------------------
 
-/// A request, ready to run. Answered by token events, the last of which carries a finish reason: exactly one per submit.
+/// A request, ready to run. Answered by token events, the last of which carries a finish reason: exactly one per
+/// submit.
 struct submit {
   request_ptr request;
   submit() = default;

@@ -48,7 +48,8 @@ void page_lease::publish(page_id p) {
 
 void page_lease::retire(page_id p, step_seq epoch, step_seq done) {
   page& x = at(p);
-  require((x.state == page_state::owned || x.state == page_state::shared) && x.refs > 0, "a page was retired that is not in use");
+  require((x.state == page_state::owned || x.state == page_state::shared) && x.refs > 0,
+          "a page was retired that is not in use");
   const retired r{p, x.state == page_state::shared, epoch};
   --x.refs;
   if (r.shared) {

@@ -24,10 +24,10 @@ class page_lease {
   std::uint32_t n_retiring() const { return static_cast<std::uint32_t>(retiring_.size()); }
   std::uint32_t n_held() const { return n_stock() + n_owned_ + n_shared_ + n_retiring_owned_; }
 
-  void add(page_id);              ///< away -> stock
-  page_id take();                 ///< stock -> owned; the stock must not be empty
-  void share(page_id);            ///< one more reference to an indexed page (a hit)
-  void publish(page_id);          ///< owned -> shared with one reference; of a shared page: nothing
+  void add(page_id);      ///< away -> stock
+  page_id take();         ///< stock -> owned; the stock must not be empty
+  void share(page_id);    ///< one more reference to an indexed page (a hit)
+  void publish(page_id);  ///< owned -> shared with one reference; of a shared page: nothing
   bool is_shared(page_id p) const { return at(p).state == page_state::shared; }
 
   /// The sequence gives its reference up. Plans up to `epoch` refer to it; the last one done is `done`.
@@ -47,7 +47,7 @@ class page_lease {
   enum class page_state : std::uint8_t { away, stock, owned, shared, retiring };
   struct page {
     page_state state = page_state::away;
-    std::uint32_t refs = 0;       ///< shared: references of sequences; retiring entries are not counted
+    std::uint32_t refs = 0;  ///< shared: references of sequences; retiring entries are not counted
   };
   struct retired {
     page_id page;
@@ -64,7 +64,7 @@ class page_lease {
   std::uint32_t n_owned_ = 0;
   std::uint32_t n_shared_ = 0;
   std::uint32_t n_retiring_owned_ = 0;
-  std::uint32_t n_known_ = 0;     ///< pages that are not away
+  std::uint32_t n_known_ = 0;  ///< pages that are not away
 };
 
 }  // namespace troupe::cache

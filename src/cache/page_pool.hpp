@@ -35,8 +35,8 @@ class page_pool {
   void unpin(page_id);    ///< of an indexed page
   void evict(page_id);    ///< indexed without pins -> free
 
-  void check() const;     ///< the counts agree: constant time, called after every message
-  void audit() const;     ///< counts again from the pages themselves
+  void check() const;  ///< the counts agree: constant time, called after every message
+  void audit() const;  ///< counts again from the pages themselves
 
  private:
   enum class page_state : std::uint8_t { free, leased, indexed };

@@ -19,9 +19,9 @@ struct step_shape {
   }
 };
 
-/// Device time of a step, fitted to the steps seen: a + b * tokens + c * work, all coefficients >= 0. Steps are averaged
-/// per bucket of similar shape and the fit weighs each bucket alike and by relative error, so that thousands of equal
-/// decode steps do not drown the few large prefills, and a change of clock speed is forgotten in a few steps.
+/// Device time of a step, fitted to the steps seen: a + b * tokens + c * work, all coefficients >= 0. Steps are
+/// averaged per bucket of similar shape and the fit weighs each bucket alike and by relative error, so that thousands
+/// of equal decode steps do not drown the few large prefills, and a change of clock speed is forgotten in a few steps.
 class cost_model {
  public:
   void observe(step_shape, double ns);

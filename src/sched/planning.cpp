@@ -145,7 +145,8 @@ std::vector<scheduler::chunk_choice> scheduler::choose_chunks() {
     if (chunks.size() >= max_chunks_per_step || !more) break;
     if (affordable(*s, 1) > 0) more = choose(*s);
   }
-  for (std::size_t n_admitted = 0; more && tokens > 0 && time > 0 && chunks.size() < max_chunks_per_step; ++n_admitted) {
+  for (std::size_t n_admitted = 0; more && tokens > 0 && time > 0 && chunks.size() < max_chunks_per_step;
+       ++n_admitted) {
     sequence* s = next_admission(reserved, chunks.size(), n_admitted);
     if (!s) break;
     more = choose(*s);
@@ -218,9 +219,8 @@ void scheduler::attach(sequence& s) {
   s.slot = free_slots_.back();
   free_slots_.pop_back();
   s.phase = phase::running;
-  running_.insert(std::upper_bound(running_.begin(), running_.end(), &s,
-                                   [](auto* a, auto* b) { return a->order < b->order; }),
-                  &s);
+  running_.insert(
+      std::upper_bound(running_.begin(), running_.end(), &s, [](auto* a, auto* b) { return a->order < b->order; }), &s);
   if (s.admitted == 0) {
     s.admitted = std::max<time_ns>(now_, 1);
     s.n_cached = std::min(s.computed, s.n_prompt);

@@ -24,18 +24,18 @@ inline constexpr std::uint32_t unlimited_credits = std::numeric_limits<std::uint
 /// before the record is sent with `submit` and are constant from then on, but for `cancelled`, which the port may set
 /// at any time from any thread: it is what makes a cancel take effect even when its message overtakes `submit`.
 struct request_record {
-  request_id id = 0;                          ///< unique within the engine, never reused
+  request_id id = 0;  ///< unique within the engine, never reused
   std::atomic<bool> cancelled{false};
 
-  std::vector<token_id> prompt;               ///< at least one token
+  std::vector<token_id> prompt;  ///< at least one token
   sampling_params sampling;
-  std::uint64_t seed = 0;                     ///< sampling.seed, or what the engine drew in its place
+  std::uint64_t seed = 0;  ///< sampling.seed, or what the engine drew in its place
   std::uint32_t n_logprobs = 0;
-  std::optional<std::uint32_t> max_tokens;    ///< absent: the rest of the context
+  std::optional<std::uint32_t> max_tokens;  ///< absent: the rest of the context
   std::vector<token_id> stop_token_ids;
   bool ignore_eos = false;
 
-  std::int32_t priority = 0;                  ///< lower runs sooner
+  std::int32_t priority = 0;  ///< lower runs sooner
   time_ns deadline = no_deadline;
   std::uint64_t tenant = 0;                   ///< opaque key of the fair shares
   std::uint32_t sink = no_sink;               ///< logits sink of a teacher-forced run
@@ -58,8 +58,8 @@ struct token_event {
   token_id token = -1;
   float logprob = 0;
   finish_reason reason = finish_reason::none;
-  std::uint32_t n_cached = 0;                 ///< last event: prompt tokens that came from the prefix cache
-  time_ns admitted = 0;                       ///< last event: when it first entered a plan; 0: never
+  std::uint32_t n_cached = 0;  ///< last event: prompt tokens that came from the prefix cache
+  time_ns admitted = 0;        ///< last event: when it first entered a plan; 0: never
   std::error_code code;
   std::string message;
 };

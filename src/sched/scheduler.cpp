@@ -16,9 +16,7 @@ constexpr std::uint32_t no_result = std::numeric_limits<std::uint32_t>::max();
 /// Pages that a window can touch at once: window tokens that start anywhere in a page.
 std::uint32_t window_pages(std::uint32_t window) { return (window + page_tokens - 2) / page_tokens + 1; }
 
-std::string count(std::uint64_t n, const char* what) {
-  return std::to_string(n) + " " + what + (n == 1 ? "" : "s");
-}
+std::string count(std::uint64_t n, const char* what) { return std::to_string(n) + " " + what + (n == 1 ? "" : "s"); }
 
 bool by_order(const sequence* a, const sequence* b) { return a->order < b->order; }
 
@@ -80,8 +78,9 @@ void scheduler::submit(request_ptr r) {
   if (r->prompt.empty()) return refuse(r, errc::invalid_argument, "the prompt has no tokens: give it at least one");
   for (token_id t : r->prompt)
     if (t < 0 || static_cast<std::uint32_t>(t) >= shape_.vocab)
-      return refuse(r, errc::invalid_argument, "the prompt holds token id " + std::to_string(t) +
-                                                   ", the vocabulary ends before " + std::to_string(shape_.vocab));
+      return refuse(r, errc::invalid_argument,
+                    "the prompt holds token id " + std::to_string(t) + ", the vocabulary ends before " +
+                        std::to_string(shape_.vocab));
 
   // The last token of an answer is never computed, so generation reaches one token further than the pages.
   const std::uint64_t n_prompt = r->prompt.size();
@@ -89,8 +88,9 @@ void scheduler::submit(request_ptr r) {
   const std::uint32_t capacity = capacity_tokens();
   const bool by_pages = capacity + 1 < shape_.max_model_len;
   const std::uint64_t limit = std::min<std::uint64_t>(shape_.max_model_len, std::uint64_t{capacity} + generates);
-  const std::string limit_name = by_pages ? "the " + count(limit, "token") + " that the KV cache holds (--kv-cache-memory-bytes)"
-                                          : "the context of " + count(limit, "token") + " (--max-model-len)";
+  const std::string limit_name =
+      by_pages ? "the " + count(limit, "token") + " that the KV cache holds (--kv-cache-memory-bytes)"
+               : "the context of " + count(limit, "token") + " (--max-model-len)";
   if (n_prompt + generates > limit)
     return refuse(r, errc::context_exceeded,
                   "the prompt has " + count(n_prompt, "token") +
@@ -98,8 +98,9 @@ void scheduler::submit(request_ptr r) {
                       ": shorten the prompt");
   if (r->max_tokens && n_prompt + *r->max_tokens > limit)
     return refuse(r, errc::context_exceeded,
-                  "the prompt has " + count(n_prompt, "token") + " and max_tokens is " + std::to_string(*r->max_tokens) +
-                      ", together more than " + limit_name + ": shorten the prompt or lower max_tokens");
+                  "the prompt has " + count(n_prompt, "token") + " and max_tokens is " +
+                      std::to_string(*r->max_tokens) + ", together more than " + limit_name +
+                      ": shorten the prompt or lower max_tokens");
 
   auto owned = std::make_unique<sequence>();
   sequence& s = *owned;
@@ -281,8 +282,8 @@ bool scheduler::is_stop(const sequence& s, token_id t) const {
 void scheduler::take_token(sequence& s, const model::row_result& r) {
   --s.in_flight;
   if (r.token < 0 || static_cast<std::uint32_t>(r.token) >= shape_.vocab)
-    return end(s, finish_reason::error, errc::internal, "a rank drew token id " + std::to_string(r.token) +
-                                                            ", which the vocabulary does not have");
+    return end(s, finish_reason::error, errc::internal,
+               "a rank drew token id " + std::to_string(r.token) + ", which the vocabulary does not have");
   if (s.request->credits != unlimited_credits) --s.credits;
   s.tokens.push_back(r.token);
   ++counts_.output_tokens;

@@ -19,12 +19,12 @@ namespace troupe::sched {
 
 struct scheduler_options {
   std::vector<token_id> eos_tokens;
-  bool by_priority = true;             ///< false: request_record::priority is ignored (first come, first served)
+  bool by_priority = true;               ///< false: request_record::priority is ignored (first come, first served)
   std::uint32_t max_batched_tokens = 0;  ///< tokens in one step; 0: what the ranks allow
-  std::uint32_t min_chunk = 64;        ///< a prompt shares a step with others only down to this chunk
-  time_ns step_budget = 100'000'000;   ///< device time of a step that has decode rows, see stall_bound; 0: no limit
-  double watermark = 0.01;             ///< share of the pages that an admission leaves free for running sequences
-  bool prefix_cache = false;           ///< look prompts up in the cache and publish what is computed
+  std::uint32_t min_chunk = 64;          ///< a prompt shares a step with others only down to this chunk
+  time_ns step_budget = 100'000'000;     ///< device time of a step that has decode rows, see stall_bound; 0: no limit
+  double watermark = 0.01;               ///< share of the pages that an admission leaves free for running sequences
+  bool prefix_cache = false;             ///< look prompts up in the cache and publish what is computed
 };
 
 /// Asks the cache for the longest cached prefix of tokens[0, n_tokens).
@@ -53,9 +53,9 @@ struct scheduler_output {
 
 struct scheduler_status {
   std::size_t n_requests = 0, n_running = 0, n_waiting = 0, n_parked = 0;
-  std::uint64_t n_pages = 0;         ///< of all groups
-  std::uint64_t n_free_pages = 0;    ///< unused, with the scheduler or obtainable from the cache
-  std::uint64_t used_tokens = 0;     ///< positions that hold something, first group; with the next: live waste
+  std::uint64_t n_pages = 0;       ///< of all groups
+  std::uint64_t n_free_pages = 0;  ///< unused, with the scheduler or obtainable from the cache
+  std::uint64_t used_tokens = 0;   ///< positions that hold something, first group; with the next: live waste
   std::uint64_t used_page_tokens = 0;
   std::uint64_t steps = 0;           ///< plans done
   std::uint64_t prompt_tokens = 0;   ///< prompt positions computed, recomputation not counted
@@ -133,9 +133,9 @@ class scheduler {
     slot_id slot;
     std::uint32_t generation;
     std::uint32_t start;
-    std::uint32_t end;   ///< positions confirmed when it is done
+    std::uint32_t end;  ///< positions confirmed when it is done
     bool draws;
-    bool finishes;       ///< the request asks for no token and ends with this row
+    bool finishes;  ///< the request asks for no token and ends with this row
   };
   struct flight {
     step_seq seq;
@@ -224,10 +224,10 @@ class scheduler {
   std::vector<std::uint32_t> promised_;   ///< pages on their way that sequences already wait for, in this plan
   std::vector<std::uint32_t> returned_;   ///< pages returned since the want that is pending
   bool want_pending_ = false;
-  std::size_t n_lookups_ = 0;             ///< not answered yet
-  std::uint64_t index_version_ = 1;       ///< counts offers: a lookup before the last one may have missed something
+  std::size_t n_lookups_ = 0;        ///< not answered yet
+  std::uint64_t index_version_ = 1;  ///< counts offers: a lookup before the last one may have missed something
 
-  model::plan_builder builder_;           ///< releases collect between plans; the rest is filled while planning
+  model::plan_builder builder_;  ///< releases collect between plans; the rest is filled while planning
   flight next_;
   std::deque<flight> flights_;
   step_seq last_seq_ = 0;

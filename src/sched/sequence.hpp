@@ -46,9 +46,9 @@ struct sequence {
   std::uint32_t max_output = 0;
   std::uint32_t computed = 0;
   std::uint32_t confirmed = 0;
-  std::uint32_t reached = 0;     ///< the largest `computed` so far: below it, work is done again
-  std::uint32_t in_flight = 0;   ///< tokens that submitted plans will draw
-  std::int64_t credits = 0;      ///< tokens the stream still takes; those in flight are not yet subtracted
+  std::uint32_t reached = 0;    ///< the largest `computed` so far: below it, work is done again
+  std::uint32_t in_flight = 0;  ///< tokens that submitted plans will draw
+  std::int64_t credits = 0;     ///< tokens the stream still takes; those in flight are not yet subtracted
 
   slot_id slot = no_slot;
   bool on_slot = false;          ///< the slot holds the last token
@@ -62,7 +62,7 @@ struct sequence {
   std::uint32_t n_offered = 0;       ///< pages offered to the prefix index
   std::uint64_t lookup_version = 0;  ///< state of the index that the last lookup saw; 0: never looked up
   bool lookup_pending = false;
-  bool prepaid = false;              ///< its prompt was charged to the tenant
+  bool prepaid = false;  ///< its prompt was charged to the tenant
   time_ns admitted = 0;
   time_ns stall_at = no_deadline;
 
@@ -78,9 +78,7 @@ struct sequence {
   bool has_credit() const { return credits > in_flight; }
   /// The next row draws a token when it takes n tokens.
   bool draws(std::uint32_t n) const { return max_output > 0 && computed + n == planned_length() && !next_is_logits(); }
-  bool next_is_logits() const {
-    return request->sink != no_sink && computed >= logits_planned && computed < n_prompt;
-  }
+  bool next_is_logits() const { return request->sink != no_sink && computed >= logits_planned && computed < n_prompt; }
   /// Most tokens the next row can have: logits are delivered once, so a row has them for all its tokens or for none.
   std::uint32_t row_limit() const {
     if (next_is_logits()) return n_prompt - computed;

@@ -33,9 +33,7 @@ void waiting_queue::push(sequence& s) {
   ++size_;
 }
 
-void waiting_queue::erase(sequence& s) {
-  size_ -= lanes_.at(s.request->tenant).waiting.erase(s.order);
-}
+void waiting_queue::erase(sequence& s) { size_ -= lanes_.at(s.request->tenant).waiting.erase(s.order); }
 
 sequence* waiting_queue::head() const {
   const lane* best = nullptr;

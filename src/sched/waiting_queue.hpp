@@ -6,10 +6,10 @@
 
 namespace troupe::sched {
 
-/// Sequences that wait for a slot, in lanes by tenant. The next one is of the lowest priority value; among those, of the
-/// tenant that has been charged the least device time; among those, the first that arrived. A tenant that comes back
-/// starts at the least charge of those at work, so that being idle saves nothing up (virtual counters as in Sheng et
-/// al., "Fairness in Serving Large Language Models", OSDI 2024: the same shares as deficit round robin, without a
+/// Sequences that wait for a slot, in lanes by tenant. The next one is of the lowest priority value; among those, of
+/// the tenant that has been charged the least device time; among those, the first that arrived. A tenant that comes
+/// back starts at the least charge of those at work, so that being idle saves nothing up (virtual counters as in Sheng
+/// et al., "Fairness in Serving Large Language Models", OSDI 2024: the same shares as deficit round robin, without a
 /// quantum to choose).
 class waiting_queue {
  public:

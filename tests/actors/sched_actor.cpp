@@ -115,8 +115,8 @@ BOOST_AUTO_TEST_CASE(as_many_plans_as_the_depth_are_under_way_on_every_rank) {
   s.tell(sched::submit(s.request(1, 5, 50)));
   BOOST_TEST(s.plans.size() == 2u);
   s.answer(0, 9, 0);
-  BOOST_TEST(s.plans.size() == 2u);       // rank 1 still has two
-  BOOST_TEST(s.batches.size() == 1u);     // the token does not wait for it
+  BOOST_TEST(s.plans.size() == 2u);    // rank 1 still has two
+  BOOST_TEST(s.batches.size() == 1u);  // the token does not wait for it
   s.answer(0, 9, 1);
   BOOST_TEST(s.plans.size() == 3u);
 }

@@ -56,7 +56,8 @@ void fake_rank::check_writes(const plan_row& r, const slot& s) {
         for (const resolved_row& f : flying.rows) {
           if (f.seed == s.seed) continue;
           for (std::size_t k = first_page(g, f.row.position); k < f.tables[g].size(); ++k)
-            if (f.tables[g][k] == p) breach("page " + std::to_string(p) + " is written while a plan in flight reads it");
+            if (f.tables[g][k] == p)
+              breach("page " + std::to_string(p) + " is written while a plan in flight reads it");
         }
     }
 }
@@ -150,7 +151,8 @@ model::step_done fake_rank::run(const std::set<std::uint64_t>& failing) {
         for (std::uint32_t q = w && position + 1 > w ? position + 1 - w : 0; q < position; ++q) {
           const cell* c = look(x, g, q);
           if (!c || c->position != q || (!first && c->state != extend(at, c->token))) {
-            breach("position " + std::to_string(q) + " of a row at " + std::to_string(position) + " is not in its page");
+            breach("position " + std::to_string(q) + " of a row at " + std::to_string(position) +
+                   " is not in its page");
             break;
           }
           if (first && q == 0 && c->state != extend(start_state, c->token)) breach("the first token is another one's");

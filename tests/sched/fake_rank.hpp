@@ -11,8 +11,8 @@
 
 namespace troupe::test {
 
-/// A model without a model: the "hidden state" after a token is a hash of all tokens up to it, and what is drawn depends
-/// on that hash and the request's seed alone.
+/// A model without a model: the "hidden state" after a token is a hash of all tokens up to it, and what is drawn
+/// depends on that hash and the request's seed alone.
 std::uint64_t extend(std::uint64_t state, token_id);
 token_id draw(std::uint64_t state, std::uint64_t seed, std::uint32_t vocab);
 inline constexpr std::uint64_t start_state = 0x1234;
@@ -22,8 +22,8 @@ std::vector<token_id> lone_run(const std::vector<token_id>& prompt, std::uint64_
                                std::uint32_t max_tokens, const std::vector<token_id>& stop);
 
 /// A rank that believes nothing: keeps its own slot table, page tables and page contents, and reports every rule that a
-/// plan breaks. States are stored in the pages and read back through the page tables, so that a page that was given away
-/// too early, or twice, or never filled, changes the tokens.
+/// plan breaks. States are stored in the pages and read back through the page tables, so that a page that was given
+/// away too early, or twice, or never filled, changes the tokens.
 class fake_rank {
  public:
   explicit fake_rank(model::rank_shape shape) : shape_(std::move(shape)), slots_(shape_.max_slots) {

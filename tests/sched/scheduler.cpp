@@ -131,11 +131,14 @@ BOOST_AUTO_TEST_CASE(a_decode_row_continues_the_slot_s_own_token) {
 }
 
 BOOST_AUTO_TEST_CASE(several_prompts_share_a_step_and_a_short_one_passes_a_long_one) {
-  simulator sim(small(), [] {
-    auto o = plain();
-    o.min_chunk = 8;
-    return o;
-  }(), 1);
+  simulator sim(
+      small(),
+      [] {
+        auto o = plain();
+        o.min_chunk = 8;
+        return o;
+      }(),
+      1);
   user& long_one = sim.add(with(250, 2));
   user& short_one = sim.add(with(20, 2));
   sim.keep_log = true;

@@ -161,10 +161,9 @@ BOOST_AUTO_TEST_CASE(cached_prefixes_change_no_token) {
   totals sum;
   for (std::uint32_t depth = 1; depth <= 3; ++depth)
     for (unsigned seed = 0; seed < 15; ++seed) {
-      const totals t = simulate(depth, 12 + 12 * (seed % 4), seed % 2, seed,
-                                {.slow_readers = seed % 3 == 0, .cancels = seed % 4 == 0, .sinks = true,
-                                 .shared_prefixes = true},
-                                true);
+      const totals t = simulate(
+          depth, 12 + 12 * (seed % 4), seed % 2, seed,
+          {.slow_readers = seed % 3 == 0, .cancels = seed % 4 == 0, .sinks = true, .shared_prefixes = true}, true);
       sum.cached += t.cached;
       sum.preemptions += t.preemptions;
     }
@@ -178,7 +177,10 @@ BOOST_AUTO_TEST_CASE(many_seeds, *boost::unit_test::label("slow")) {
   const unsigned n = wanted ? static_cast<unsigned>(std::atoi(wanted)) : 600;
   for (unsigned seed = 100; seed < 100 + n; ++seed)
     simulate(1 + seed % 3, 10 + seed % 50, seed % 2, seed,
-             {.slow_readers = seed % 3 > 0, .cancels = seed % 5 > 1, .faults = seed % 7 == 0, .sinks = seed % 4 == 0,
+             {.slow_readers = seed % 3 > 0,
+              .cancels = seed % 5 > 1,
+              .faults = seed % 7 == 0,
+              .sinks = seed % 4 == 0,
               .shared_prefixes = seed % 2 == 0},
              seed % 4 < 2);
 }

@@ -116,7 +116,8 @@ void simulator::deliver() {
     to_cache.push_back([this, back = std::move(back)] { store.give_back(back); });
   }
   auto answer = [this](std::function<void()> f) {
-    sched_busy_until_ = std::max(sched_busy_until_, now + (cache_delay ? static_cast<sched::time_ns>(random_()) % cache_delay : 0));
+    sched_busy_until_ =
+        std::max(sched_busy_until_, now + (cache_delay ? static_cast<sched::time_ns>(random_()) % cache_delay : 0));
     at(sched_busy_until_, std::move(f));
   };
   for (auto& q : std::exchange(o.queries, {}))
@@ -130,10 +131,12 @@ void simulator::deliver() {
       std::vector<std::uint32_t> available = store.available();
       for (std::size_t g = 0; g < pages.size(); ++g)
         if (pages[g].size() < want[g]) available[g] = 0;
-      answer([this, pages = std::move(pages), available = std::move(available)] { core.lease_granted(pages, available); });
+      answer(
+          [this, pages = std::move(pages), available = std::move(available)] { core.lease_granted(pages, available); });
     });
   if (to_cache.empty()) return;
-  cache_busy_until_ = std::max(cache_busy_until_, now + (cache_delay ? static_cast<sched::time_ns>(random_()) % cache_delay : 0));
+  cache_busy_until_ =
+      std::max(cache_busy_until_, now + (cache_delay ? static_cast<sched::time_ns>(random_()) % cache_delay : 0));
   for (auto& f : to_cache) at(cache_busy_until_, std::move(f));
 }
 
@@ -285,7 +288,8 @@ void simulator::shut_down() {
   for (std::size_t g = 0; g < store.n_groups(); ++g) {
     const auto& pool = store.pool(g);
     if (pool.n_leased() || pool.n_free() + pool.n_evictable() != pool.size())
-      fail("pages are lost: " + std::to_string(pool.n_leased()) + " leased, " + std::to_string(pool.n_free()) + " free");
+      fail("pages are lost: " + std::to_string(pool.n_leased()) + " leased, " + std::to_string(pool.n_free()) +
+           " free");
   }
 }
 

@@ -27,10 +27,10 @@ struct user {
   sched::time_ns arrives = 0;
   sched::time_ns cancels = sched::no_deadline;  ///< sets the flag, and sends the hint if `hints`
   bool hints = true;
-  std::uint32_t finishes_at = 0;    ///< > 0: a stop string matches when this many tokens have come
-  sched::time_ns reads_every = 0;   ///< > 0: takes its buffer in such intervals, all that is there
+  std::uint32_t finishes_at = 0;   ///< > 0: a stop string matches when this many tokens have come
+  sched::time_ns reads_every = 0;  ///< > 0: takes its buffer in such intervals, all that is there
   sched::time_ns stops_reading = sched::no_deadline;
-  bool fails = false;               ///< the model computes nonsense for it
+  bool fails = false;  ///< the model computes nonsense for it
 
   std::vector<token_id> expected;
   std::vector<token_id> got;
@@ -61,14 +61,14 @@ class simulator {
   std::uint64_t n_plans = 0;
   std::uint64_t n_mixed = 0;
   std::uint32_t most_rows = 0;
-  sched::time_ns cache_delay = 0;       ///< messages to and from the cache take up to this long
+  sched::time_ns cache_delay = 0;  ///< messages to and from the cache take up to this long
   sched::time_ns rank_dies = sched::no_deadline;
   std::vector<std::vector<std::byte>> log;  ///< bytes of all plans, if keep_log
   bool keep_log = false;
   bool check_lone_runs = true;
 
  private:
-  struct view {                 ///< of a request, from its plans
+  struct view {  ///< of a request, from its plans
     slot_id slot = sched::no_slot;
     bool drew = false;          ///< its last row drew a token
     std::uint32_t n_drawn = 0;  ///< rows that drew
