@@ -219,6 +219,7 @@ class Stream:
         while True:
             line = self.answer.readline()
             if not line:
+                self.connection.close()
                 return
             line = line.rstrip(b"\n")
             if not line or line.startswith(b":"):
