@@ -86,7 +86,7 @@ value round(runtime& rt, const value& v, const call_args& args) {
   bound_args a(rt, "round", args, {"precision", "method"});
   const std::int64_t precision = a.integer(0, 0);
   const std::string method = a.string(1, "common");
-  if (!a.ok()) return {};
+  if (!a.ok() || !rt.step(static_cast<std::uint64_t>(std::clamp<std::int64_t>(precision, 0, 300)))) return {};
   if (method != "common" && method != "ceil" && method != "floor") {
     return rt.error("the method of round must be common, ceil or floor");
   }

@@ -134,7 +134,10 @@ std::string quote_url(std::string_view s, bool in_query) {
 value url_encode(runtime& rt, const value& v, const call_args& args) {
   bound_args a(rt, "urlencode", args, {});
   if (!a.ok()) return {};
-  if (v.is_string() || !is_iterable(v)) return rt.text(quote_url(to_text(rt, v), false));
+  if (v.is_string() || !is_iterable(v)) {
+    const std::string s = to_text(rt, v);
+    return rt.scan(s.size() * 16) ? rt.text(quote_url(s, false)) : value();
+  }
   std::string out;
   auto it = iterate(rt, v.is(kind::dict) ? rt.view(v, view_kind::items) : v);
   value pair;

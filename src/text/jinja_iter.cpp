@@ -197,6 +197,7 @@ std::int64_t length(runtime& rt, const value& v) {
 }
 
 bool item_at(runtime& rt, const value& v, std::int64_t i, value& out) {
+  if (v.is_string() && !rt.scan(v.text().size() * 4)) return false;
   const std::int64_t n = length(rt, v);
   if (!rt.ok()) return false;
   if (i < 0) i += n;

@@ -238,7 +238,7 @@ class json_writer {
   }
 
   void quote(std::string_view s) {
-    if (!rt_.scan(s.size())) return;
+    if (!rt_.scan(s.size() * 4)) return;
     out += '"';
     for (std::size_t at = 0; at < s.size();) {
       const auto c = static_cast<unsigned char>(s[at]);

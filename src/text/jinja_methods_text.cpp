@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "src/text/jinja_builtins.hpp"
 #include "src/text/jinja_iter.hpp"
@@ -11,6 +12,18 @@
 
 /// The methods of Python's str.
 namespace troupe::text::jinja {
+
+std::size_t find_first(std::string_view text, std::string_view needle, std::size_t from) {
+  if (from > text.size()) return std::string_view::npos;
+  if (needle.empty()) return from;
+  const void* hit = memmem(text.data() + from, text.size() - from, needle.data(), needle.size());
+  return hit ? static_cast<std::size_t>(static_cast<const char*>(hit) - text.data()) : std::string_view::npos;
+}
+
+std::size_t find_last(runtime& rt, std::string_view text, std::string_view needle) {
+  if (!rt.step(1 + text.size() / 1024 * std::max<std::size_t>(needle.size(), 1))) return std::string_view::npos;
+  return text.rfind(needle);
+}
 
 value strip(runtime& rt, const value& s, const value& chars, bool left, bool right) {
   std::string_view text = s.text();
@@ -41,7 +54,7 @@ value strip(runtime& rt, const value& s, const value& chars, bool left, bool rig
 
 value replace(runtime& rt, const value& s, std::string_view from, std::string_view to, std::int64_t most) {
   const std::string_view text = s.text();
-  if (!rt.scan(text.size())) return {};
+  if (!rt.scan(text.size() * 4)) return {};
   std::string out;
   std::uint64_t left = most < 0 ? ~std::uint64_t{0} : static_cast<std::uint64_t>(most);
   if (from.empty()) {
@@ -61,7 +74,7 @@ value replace(runtime& rt, const value& s, std::string_view from, std::string_vi
   }
   std::size_t at = 0;
   while (left > 0) {
-    const std::size_t hit = text.find(from, at);
+    const std::size_t hit = find_first(text, from, at);
     if (hit == std::string_view::npos) break;
     out += text.substr(at, hit - at);
     out += to;
@@ -169,7 +182,7 @@ value split(runtime& rt, const value& self, const call_args& args, bool from_rig
   const std::string_view sep = a[0].text();
   if (sep.empty()) return rt.error("split wants a separator that is not empty");
   while (most < 0 || static_cast<std::int64_t>(out.size()) < most) {
-    const std::size_t hit = from_right ? s.rfind(sep) : s.find(sep);
+    const std::size_t hit = from_right ? find_last(rt, s, sep) : find_first(s, sep);
     if (hit == std::string_view::npos || !rt.spend(64)) break;
     out.push_back(from_right ? s.substr(hit + sep.size()) : s.substr(0, hit));
     s = from_right ? s.substr(0, hit) : s.substr(hit + sep.size());
@@ -185,7 +198,7 @@ value partition(runtime& rt, const value& self, const call_args& args, bool from
   const std::string_view s = self.text();
   if (!a.ok() || !rt.scan(s.size() * 4)) return {};
   if (sep.empty()) return rt.error("partition wants a separator that is not empty");
-  const std::size_t hit = from_right ? s.rfind(sep) : s.find(sep);
+  const std::size_t hit = from_right ? find_last(rt, s, sep) : find_first(s, sep);
   const value none = rt.text("", self.markup());
   if (hit == std::string_view::npos)
     return rt.tuple(from_right ? std::vector{none, none, self} : std::vector{self, none, none});
@@ -196,7 +209,7 @@ value partition(runtime& rt, const value& self, const call_args& args, bool from
 bool window(runtime& rt, const value& self, bound_args& a, std::string_view& out, std::size_t& before) {
   out = self.text();
   before = 0;
-  if (!a.has(1) && !a.has(2)) return a.ok() && rt.scan(out.size());
+  if (!a.has(1) && !a.has(2)) return a.ok() && rt.scan(out.size() * 4);
   const auto n = static_cast<std::int64_t>(uni::length(out));
   std::int64_t from = a.integer(1, 0), to = a.integer(2, n);
   if (!a.ok() || !rt.scan(out.size() * 4)) return false;
@@ -221,7 +234,7 @@ value find(runtime& rt, const value& self, const call_args& args, const char* na
   std::size_t before = 0;
   if (!window(rt, self, a, s, before)) return {};
   std::size_t hit = std::string_view::npos;
-  if (before != static_cast<std::size_t>(-1)) hit = from_right ? s.rfind(what) : s.find(what);
+  if (before != static_cast<std::size_t>(-1)) hit = from_right ? find_last(rt, s, what) : find_first(s, what);
   if (hit == std::string_view::npos) return must ? rt.error("substring not found") : value::integer(-1);
   return value::integer(static_cast<std::int64_t>(before + uni::length(s.substr(0, hit))));
 }
@@ -235,7 +248,9 @@ value count(runtime& rt, const value& self, const call_args& args) {
   if (before == static_cast<std::size_t>(-1)) return value::integer(0);
   if (what.empty()) return value::integer(static_cast<std::int64_t>(uni::length(s) + 1));
   std::int64_t n = 0;
-  for (std::size_t at = s.find(what); at != std::string_view::npos; at = s.find(what, at + what.size())) ++n;
+  for (std::size_t at = find_first(s, what); at != std::string_view::npos && rt.step(); ++n) {
+    at = find_first(s, what, at + what.size());
+  }
   return value::integer(n);
 }
 

@@ -8,6 +8,7 @@
 #include "src/text/jinja_iter.hpp"
 #include "src/text/jinja_repr.hpp"
 #include "src/text/jinja_strings.hpp"
+#include "src/text/jinja_text_tools.hpp"
 #include "src/text/jinja_unicode.hpp"
 
 namespace troupe::text::jinja {
@@ -265,7 +266,7 @@ bool contains(runtime& rt, const value& container, const value& v) {
         rt.error(fmt::format("'in <string>' requires a string as left operand, not '{}'", type_name(v)));
         return false;
       }
-      return rt.scan(container.text().size()) && container.text().find(v.text()) != std::string::npos;
+      return rt.scan(container.text().size() * 4) && find_first(container.text(), v.text()) != std::string::npos;
     case kind::dict:
     case kind::view: {
       const bool is_view = container.is(kind::view);
@@ -280,11 +281,14 @@ bool contains(runtime& rt, const value& container, const value& v) {
     case kind::range: {
       const auto& r = container.as<range_object>();
       if (!v.is(kind::integer) && !v.is(kind::boolean)) break;
-      // Walks like any other sequence would, but without making the numbers.
-      for (std::int64_t i = 0; i < r.count; ++i) {
-        if (r.at(i) == v.as_integer()) return true;
-      }
-      return false;
+      if (r.count == 0) return false;
+      const std::int64_t x = v.as_integer(), a = r.at(0), b = r.at(r.count - 1);
+      if (x < std::min(a, b) || x > std::max(a, b)) return false;
+      if (r.count == 1) return true;
+      // Unsigned: the distance may not fit, and counts from the lower end for either direction.
+      const auto distance = static_cast<std::uint64_t>(x) - static_cast<std::uint64_t>(a);
+      const auto by = static_cast<std::uint64_t>(r.step);
+      return r.step > 0 ? distance % by == 0 : (0 - distance) % (0 - by) == 0;
     }
     default:
       break;
