@@ -173,3 +173,33 @@ BOOST_AUTO_TEST_CASE(random_prompts_find_what_a_plain_map_finds) {
     BOOST_TEST(store.index().n_roots() == 0u);
   }
 }
+
+BOOST_AUTO_TEST_CASE(an_offer_that_goes_on_stops_at_a_second_copy) {
+  page_store store({{8, 0}});
+  page_lists first = lease(store, 1);
+  page_lists second = lease(store, 2);
+  store.publish(run(0, 16), "", first, false);
+  store.give_back(first);
+  store.publish(run(0, 32), "", second, false);
+  // Indexed, the second page would hang below the first one, which nobody pins and which then could not be evicted.
+  BOOST_TEST(store.pool(0).is_leased(second[0][1]));
+  BOOST_TEST(store.available()[0] == 6u);
+  BOOST_TEST(lease(store, 6)[0].size() == 6u);
+  store.give_back(second);
+  store.audit();
+}
+
+BOOST_AUTO_TEST_CASE(a_window_s_pages_can_be_taken_from_a_prefix_in_use) {
+  page_store store({{8, 0}, {4, 16}});
+  page_lists mine = lease(store, 4);
+  store.publish(run(0, 64), "", mine, false);
+  // The sequence goes on: three pages lie behind its window now, their prefixes are still pinned by the other group.
+  store.give_back({{}, {mine[1][0], mine[1][1], mine[1][2]}});
+  BOOST_TEST(store.available()[1] == 3u);
+  const page_lists more = store.lease(std::vector<std::uint32_t>{0, 3});
+  BOOST_TEST(more[1].size() == 3u);
+  store.audit();
+  BOOST_TEST(store.lookup(run(0, 64), "").n_tokens == 64u);
+  BOOST_TEST(store.lookup(run(0, 48), "").n_tokens == 0u);
+  store.audit();
+}

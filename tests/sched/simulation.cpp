@@ -51,6 +51,15 @@ void populate(simulator& sim, std::mt19937& random, const workload& w) {
       for (unsigned k = 0; k < 32 + 16 * which; ++k) r.prompt.push_back(static_cast<token_id>(10 + which));
       r.cache_salt = below(6) == 0 ? "other" : "";
     }
+    if (w.shared_prefixes && i > 0 && below(3) == 0) {
+      // The next turn of a conversation: what was asked and answered before comes again.
+      const user& before = sim.users[below(i)];
+      r.prompt = before.request->prompt;
+      r.prompt.insert(r.prompt.end(), before.expected.begin(), before.expected.end());
+      if (r.prompt.size() > 110) r.prompt.resize(110);
+      r.cache_salt = before.request->cache_salt;
+      u.arrives = before.arrives + below(static_cast<unsigned>(w.spread));
+    }
     for (unsigned k = 1 + below(w.prompt); k > 0; --k) r.prompt.push_back(static_cast<token_id>(below(97)));
     if (below(8)) r.max_tokens = 1 + below(w.output);
     r.priority = static_cast<std::int32_t>(below(3)) - 1;
@@ -59,7 +68,7 @@ void populate(simulator& sim, std::mt19937& random, const workload& w) {
     if (below(5) == 0) r.stop_token_ids = {static_cast<token_id>(below(97))};
     if (below(3) == 0) r.sampling.repetition_penalty = 1.1f;
     if (below(5) == 0) r.n_logprobs = 1;
-    u.arrives = below(static_cast<unsigned>(w.spread));
+    if (!u.arrives) u.arrives = below(static_cast<unsigned>(w.spread));
     if (below(6) == 0) u.finishes_at = 1 + below(10);
     if (w.slow_readers && below(2)) {
       r.credits = 1 + below(6);
