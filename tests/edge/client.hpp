@@ -25,7 +25,7 @@ class client {
     std::string body;                            ///< without the chunked coding
     std::string header(const std::string& name) const;
   };
-  /// The next response; nothing if the connection ends or 5 s pass before it is whole. `no_body`: to a HEAD.
+  /// The next response; nothing if the connection ends or 30 s pass without a byte. `no_body`: to a HEAD.
   std::optional<response> receive(bool no_body = false);
   /// Bytes until `mark` has come (it included), or until the end.
   std::string receive_until(std::string_view mark);
@@ -35,7 +35,7 @@ class client {
   bool closed_within(std::chrono::milliseconds);
 
  private:
-  bool more(std::chrono::milliseconds = std::chrono::seconds(5));
+  bool more(std::chrono::milliseconds = std::chrono::seconds(30));
   int socket_ = -1;
   std::string buffer_;
   bool ended_ = false;
