@@ -124,7 +124,7 @@ std::string engine_metrics::expose() const {
   e.add(1.0, {{"block_size", std::to_string(labels_.page_tokens)},
               {"cache_dtype", labels_.cache_dtype},
               {"num_gpu_blocks", std::to_string(labels_.n_pages)},
-              {"enable_prefix_caching", "True"}});
+              {"enable_prefix_caching", labels_.prefix_caching ? "True" : "False"}});
 
   e.one("vllm:prompt_tokens_total", "Prompt tokens taken in, cached ones included.", prompt_tokens);
   e.one("vllm:prompt_tokens_cached_total", "Prompt tokens whose keys and values were found in the cache.", prompt_tokens_cached);

@@ -15,6 +15,7 @@ struct engine_labels {
   std::uint32_t max_model_len = 0;  ///< last bound of the histograms over tokens
   std::uint32_t page_tokens = 16;
   std::uint32_t n_pages = 0;
+  bool prefix_caching = false;  ///< prompts reuse the pages of those before them
 };
 
 /// The numbers of one engine, as typed members: an actor writes `metrics.steps.add()`, nothing looks a name up.

@@ -1,6 +1,8 @@
 """The HTTP server from outside: endpoints, streams, errors, keep-alive."""
 import http.client
 import json
+import random
+import socket
 import threading
 import time
 import unittest
@@ -8,6 +10,7 @@ import unittest
 from support import (CONTEXT, SLOWER, SMOLLM2, TINY, VOCAB, ProgramTest, Server, ids_of, need_smollm2, read_all, run, status_of)
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
+LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class WithServer(ProgramTest):
@@ -87,6 +90,13 @@ class Small(WithServer):
         for name in ("vllm:num_requests_running", "vllm:kv_cache_usage_perc", "vllm:time_to_first_token_seconds", "vllm:e2e_request_latency_seconds"):
             self.assertIn(name, families)
         self.assertTrue(reply.body.endswith(b"\n"))
+
+    def test_metrics_say_truly_whether_prefixes_are_reused(self):
+        prompt = [5, 6, 7] * 40
+        self.completion(prompt)
+        cached = self.completion(prompt)["usage"]["prompt_tokens_details"]["cached_tokens"]
+        (info,) = (name for name in self.server.metrics() if name.startswith("vllm:cache_config_info{"))
+        self.assertIn(f'enable_prefix_caching="{cached > 0}"', info)
 
     # ---- tokens ----
 
@@ -394,6 +404,94 @@ class Small(WithServer):
             with self.server.connect() as s:
                 s.sendall(whole[:length])
         self.completion()
+        self.assertTrue(self.server.idle())
+
+
+    def test_damaged_requests_never_take_the_server_down(self):
+        body = json.dumps({"prompt": "Once", "max_tokens": 3, "temperature": 0.5, "stop": ["x"], "logit_bias": {"5": 1}, "stream": True}).encode()
+        whole = (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+                 b"Content-Length: %d\r\n\r\n" % len(body)) + body
+        source = random.Random(2026)
+        for k in range(300):
+            damaged = bytearray(whole)
+            for _ in range(source.randint(1, 4)):
+                at = source.randrange(len(damaged))
+                if source.random() < 0.5:
+                    damaged[at] = source.randrange(256)
+                elif source.random() < 0.5:
+                    del damaged[at:at + source.randint(1, 9)]
+                else:
+                    damaged[at:at] = bytes(source.randrange(256) for _ in range(source.randint(1, 9)))
+                if not damaged:
+                    break
+            with self.server.connect(10) as s:
+                try:
+                    s.sendall(bytes(damaged))
+                    s.shutdown(socket.SHUT_WR)
+                    answer = read_all(s)
+                except OSError:
+                    continue
+                self.assertNotIn(status_of(answer), (500, 501), (bytes(damaged), answer[:300]))
+        self.completion()
+        self.assertTrue(self.server.idle())
+
+
+class Browsers(WithServer):
+    options = ("--cors-origin", "https://chat.example")
+
+    def test_cors(self):
+        preflight = self.server.request("OPTIONS", "/v1/chat/completions", headers={
+            "Origin": "https://chat.example", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"})
+        self.assertEqual(preflight.status, 204)
+        self.assertEqual(preflight.headers["Access-Control-Allow-Origin"], "https://chat.example")
+        self.assertIn("POST", preflight.headers["Access-Control-Allow-Methods"])
+        self.assertIn("content-type", preflight.headers["Access-Control-Allow-Headers"].lower())
+        self.assertEqual(self.server.get("/v1/models").headers["Access-Control-Allow-Origin"], "https://chat.example")
+
+
+class SlowReaders(WithServer):
+    """Readers that stand still: their streams park, later they are cancelled; nobody else notices."""
+    options = ("--stall-seconds", "2", "--stream-buffer", "32", "--max-requests", "64")
+
+    def unread(self, window):
+        """A connection that asks for more than any buffer between it and the engine holds, and reads nothing."""
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        s.settimeout(60 * SLOWER)
+        s.connect((self.server.host, self.server.port))
+        self.addCleanup(s.close)
+        body = json.dumps({"prompt": "Once", "max_tokens": 480, "n": 24, "stream": True, "ignore_eos": True}).encode()
+        s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        return s
+
+    def rest(self, s, pause=0.0):
+        raw = b""
+        while not raw.endswith(LAST_CHUNK) and (part := s.recv(16384)):
+            raw += part
+            time.sleep(pause)
+        return raw
+
+    def test_a_stalled_reader_is_cancelled_and_holds_nobody_up(self):
+        s = self.unread(4096)
+        deadline = time.monotonic() + 20 * SLOWER
+        while not self.server.metrics()["troupe:num_requests_parked"]:
+            self.assertLess(time.monotonic(), deadline, "the streams never parked")
+            time.sleep(0.05)
+        started = time.monotonic()
+        reply = self.good("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 8})
+        self.assertLess(time.monotonic() - started, 2 * SLOWER)
+        self.assertEqual(reply["object"], "text_completion")
+        self.assertTrue(self.server.idle(15), "the stalled streams still hold pages")
+        answer = self.rest(s)  # what was on its way, then the reason or the connection's end
+        self.assertIn(b"data: ", answer)
+        if answer.endswith(LAST_CHUNK):
+            self.assertIn(b'data: {"error":{', answer)
+
+    def test_a_slow_reader_gets_everything(self):
+        s = self.unread(65536)
+        raw = self.rest(s, pause=0.002)
+        self.assertEqual(raw.count(b'"finish_reason":"length"'), 24)
+        self.assertIn(b"data: [DONE]", raw)
         self.assertTrue(self.server.idle())
 
 
