@@ -255,6 +255,44 @@ def status_of(raw):
     return int(first[1]) if len(first) > 1 else None
 
 
+class WithServer(ProgramTest):
+    model = TINY
+    options = ()
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.server = Server(cls.model, *cls.options)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.close()
+
+    def refuse(self, status, path, body, param=None, names=(), headers=None):
+        """The promise about errors: status, and OpenAI's shape with the field's name."""
+        reply = self.server.post(path, body, headers=headers)
+        self.assertEqual(reply.status, status, reply)
+        self.check_error(reply)
+        if param is not None:
+            self.assertEqual(reply.json["error"]["param"], param)
+        for word in [names] if isinstance(names, (str, int)) else names:
+            self.assertIn(str(word), reply.json["error"]["message"])
+        return reply
+
+    def check_error(self, reply):
+        error = reply.json["error"]
+        self.assertEqual(set(error), {"message", "type", "param", "code"})
+        self.assertIsInstance(error["message"], str)
+        self.assertTrue(error["message"])
+        self.assertIsInstance(error["type"], str)
+        self.assertEqual(reply.headers["Content-Type"].split(";")[0], "application/json")
+
+    def good(self, path, body):
+        reply = self.server.post(path, body)
+        self.assertEqual(reply.status, 200, reply)
+        return reply.json
+
+
 def need_smollm2(test):
     if not SMOLLM2.exists():
         raise AssertionError(f"{SMOLLM2} is missing: tools/check fetches it, or set TROUPE_MODELS")
