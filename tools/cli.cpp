@@ -8,6 +8,8 @@
 
 #include <troupe/error.hpp>
 
+#include "src/format/quote.hpp"
+
 namespace troupe::cli {
 
 int exit_code_of(const std::error_code& code) {
@@ -74,8 +76,8 @@ std::vector<std::int32_t> parse_tokens(const std::string& text, const std::strin
     auto [stop, code] = std::from_chars(at, end, id);
     if (code != std::errc() || (stop != end && !separator(*stop)) || id < 0) {
       const char* word_end = std::find_if(at, end, separator);
-      throw error(errc::invalid_argument, origin + ": '" + std::string(at, std::min<std::ptrdiff_t>(word_end - at, 40)) +
-                                              "' is not a token id: give whole numbers from 0, separated by spaces");
+      throw error(errc::invalid_argument, origin + ": " + format::quoted({at, static_cast<std::size_t>(word_end - at)}) +
+                                              " is not a token id: give whole numbers from 0, separated by spaces");
     }
     ids.push_back(id);
     at = stop;

@@ -153,6 +153,7 @@ class Files(ProgramTest):
                 self.fail_with(2, command, TINY, "--tokens", self.file("t", f"5 {VOCAB}"), *options, names=VOCAB)
                 self.fail_with(2, command, TINY, "--tokens", self.file("t", ""), *options)
                 self.fail_with(2, command, TINY, "--tokens", self.folder / "absent", *options, names="absent")
+                self.fail_with(2, command, TINY, "--tokens", self.file("t", b"7\n\x1b[31m\0\xff"), *options, names=r"'\x1b[31m\x00\xff'")
         self.fail_with(2, "detokenize", TINY, stdin="1 two", names="'two'")
         self.fail_with(2, "detokenize", TINY, stdin=f"5 {VOCAB}", names=VOCAB)
 
@@ -162,6 +163,10 @@ class Files(ProgramTest):
         self.fail_with(2, "generate", TINY, "--prompt", "word and word " * 400, names=CONTEXT)
         self.fail_with(2, "generate", TINY, "--max-model-len", "64", "--prompt", "word and word " * 40, names=64)
         self.fail_with(2, "logits", TINY, "--tokens", ids, "--out", self.folder / "o.npy", names=CONTEXT)
+
+    def test_a_folder_without_tokenizer_runs_ids_but_no_text(self):
+        self.fail_with(2, "tokenize", TINY.parent, stdin="x", names="tokenizer.json")
+        self.fail_with(2, "generate", TINY.parent, "--prompt", "x", names="token ids")
 
     def test_invalid_utf8_is_refused_or_replaced_but_never_fatal(self):
         done = run("tokenize", TINY, stdin=b"ab\xff\xfecd\xc3")
