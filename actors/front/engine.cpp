@@ -91,7 +91,7 @@ void engine::impl::load() {
   actor_parts parts;
   parts.backend = cpu::make_cpu_backend(model_, cpu_options, sinks_).value();
   text_ = text.get();
-  if (!text_.tokenizer) log().warn("{}", text_.why_no_tokenizer);
+  if (!text_.tokenizer) log().info("{}", text_.why_no_tokenizer);
   text_.vocab = model_->config.vocab;
 
   const model::rank_shape shape = parts.backend->shape();

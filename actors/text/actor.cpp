@@ -42,7 +42,7 @@ jinja::civil_time local_time() {
 }
 
 failure no_tokenizer() {
-  return {errc::unsupported, "the model has no tokenizer that Troupe reads: give the prompt as token ids"};
+  return {errc::unsupported, "the model has no tokenizer that Troupe reads: give the prompt as token ids, or use a .gguf file"};
 }
 
 }  // namespace
