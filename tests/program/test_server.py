@@ -261,18 +261,18 @@ class Real(WithServer):
         self.assertEqual(self.server.get("/v1/models").json["data"][0]["id"], "smollm2")
 
     def test_parallel_answers_are_those_of_lone_runs(self):
-        prompts = [f"The number {i} is" for i in range(12)]
+        def ask(i):
+            """Prompts of several lengths, half of the answers greedy and half drawn with a seed."""
+            return self.good("/v1/completions", {"prompt": f"The number {i} is" + " not" * (i * i), "temperature": i % 2, "seed": i,
+                                                 "max_tokens": 8 + i, "ignore_eos": True})["choices"][0]["text"]
 
-        def ask(prompt):
-            return self.good("/v1/completions", {"prompt": prompt, "temperature": 0, "max_tokens": 16})["choices"][0]["text"]
-
-        alone = [ask(p) for p in prompts]
-        together = [None] * len(prompts)
+        alone = [ask(i) for i in range(12)]
+        together = [None] * len(alone)
 
         def worker(i):
-            together[i] = ask(prompts[i])
+            together[i] = ask(i)
 
-        threads = [threading.Thread(target=worker, args=(i,)) for i in range(len(prompts))]
+        threads = [threading.Thread(target=worker, args=(i,)) for i in range(len(alone))]
         for t in threads:
             t.start()
         for t in threads:
