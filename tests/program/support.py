@@ -266,7 +266,14 @@ class WithServer(ProgramTest):
 
     @classmethod
     def tearDownClass(cls):
-        cls.server.close()
+        """Whatever the tests did to it, the server ends cleanly; under a sanitizer that includes what it says about leaks."""
+        cls.server.terminate()
+        try:
+            code, said = cls.server.wait(30), cls.server.log()
+        finally:
+            cls.server.close()
+        if code or "Sanitizer" in said:
+            raise AssertionError(f"the server ended with {code}: {said[-4000:]}")
 
     def refuse(self, status, path, body, param=None, names=(), headers=None):
         """The promise about errors: status, and OpenAI's shape with the field's name."""
