@@ -1,0 +1,47 @@
+#pragma once
+#include <cstdint>
+
+#include "kernels/gpu/launch.hpp"
+
+/// What a step brings from the host, as the first kernel of a step finds it in pinned memory and every later one on the
+/// device. Plain data of fixed layout: a header and arrays at fixed offsets, so that a captured graph never changes.
+namespace troupe::kernels::gpu {
+
+/// A token's input: an id, or `last_token_of(slot)` for what the slot drew last, which only the device knows.
+using input_token = std::int32_t;
+TROUPE_HOST_DEVICE constexpr input_token last_token_of(std::uint32_t slot) {
+  return -1 - static_cast<std::int32_t>(slot);
+}
+
+/// Entry `index` of a slot's page table becomes `page`.
+struct page_entry {
+  std::uint32_t slot, index, page;
+};
+struct page_copy {
+  std::uint32_t from, to;
+};
+
+/// A run of consecutive positions of one sequence.
+struct row_span {
+  std::uint32_t slot, position, n_tokens, first;  ///< first: its first token among the step's tokens
+};
+
+struct step_header {
+  std::uint32_t seq_low, seq_high;  ///< number of the plan
+  std::uint32_t n_tokens, n_rows, n_outputs, n_page_entries, n_page_copies, n_attention_items;
+};
+
+/// Reads `n_words` 32-bit words (a multiple of 4, 16-byte aligned) of pinned host memory into device memory. 2.5 us for
+/// 16 KB.
+cudaError_t pull_inputs(const void* pinned, void* device, std::uint32_t n_words, cudaStream_t);
+
+/// page_table[entry.slot * table_pages + entry.index] = entry.page for the first *n entries; at most max_n.
+cudaError_t update_page_table(const page_entry* entries, const std::uint32_t* n, std::uint32_t max_n,
+                              std::uint32_t* page_table, std::uint32_t table_pages, cudaStream_t);
+
+/// Copies whole pages: for each of the first *n copies and each of n_pools pools, page_bytes from pool + from *
+/// page_bytes to pool + to * page_bytes. page_bytes a multiple of 16. `pools` is a device array of pointers. Bit-exact.
+cudaError_t copy_pages(const page_copy* copies, const std::uint32_t* n, std::uint32_t max_n, void* const* pools,
+                       std::uint32_t n_pools, std::uint64_t page_bytes, cudaStream_t);
+
+}  // namespace troupe::kernels::gpu
