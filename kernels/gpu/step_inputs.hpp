@@ -27,8 +27,9 @@ struct row_span {
 };
 
 struct step_header {
-  std::uint32_t seq_low, seq_high;  ///< number of the plan
-  std::uint32_t n_tokens, n_rows, n_outputs, n_page_entries, n_page_copies, n_attention_items;
+  std::uint64_t seq;  ///< number of the plan
+  std::uint32_t n_tokens, n_rows, n_outputs, n_draws;  ///< outputs: tokens whose logits are wanted; the first n_draws are sampled
+  std::uint32_t n_page_entries, n_attention_items;
 };
 
 /// Reads `n_words` 32-bit words (a multiple of 4, 16-byte aligned) of pinned host memory into device memory. 2.5 us for

@@ -3,7 +3,7 @@
 #include <span>
 #include <vector>
 
-#include "src/cpu/slot_table.hpp"
+#include "src/cpu/forward.hpp"
 
 namespace troupe::cpu {
 

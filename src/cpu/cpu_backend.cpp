@@ -10,8 +10,9 @@
 #include "src/cpu/decoder.hpp"
 #include "src/cpu/forward.hpp"
 #include "src/cpu/region.hpp"
-#include "src/cpu/slot_table.hpp"
+#include "src/cpu/slot_draws.hpp"
 #include "src/cpu/thread_pool.hpp"
+#include "src/model/slot_table.hpp"
 #include "src/sample/sampler.hpp"
 
 namespace troupe::cpu {
@@ -51,7 +52,7 @@ result<model::rank_shape> shape_of(const model::model& m, const cpu_options& o) 
   std::uint64_t pages = o.n_pages;
   if (pages == 0)
     pages = std::clamp<std::uint64_t>((std::uint64_t{1} << 30) / page_bytes, per_sequence, per_sequence * s.max_slots);
-  if (pages >= no_page) return refuse("more KV pages than page numbers");
+  if (pages >= model::no_page) return refuse("more KV pages than page numbers");
   s.groups = {{m.config.window, m.config.n_layers, page_bytes}};
   s.n_pages = {static_cast<std::uint32_t>(pages)};
   return s;
@@ -66,7 +67,8 @@ class cpu_backend final : public model::backend {
         pool_(std::move(pool)),
         forward_(std::move(pass)),
         logits_(std::move(logits)),
-        slots_(shape, window) {
+        slots_(shape, window),
+        slot_draws_(shape) {
     samplers_.reserve(pool_->size());
     for (std::uint32_t i = 0; i < pool_->size(); ++i)
       samplers_.emplace_back(shape.vocab, kernels::cpu::vector_kernels_for(o.isa));
@@ -83,6 +85,7 @@ class cpu_backend final : public model::backend {
                                                  std::to_string(last_));
     last_ = view->seq();
     if (auto ok = slots_.apply(*view); !ok) return ok;
+    slot_draws_.admit(*view);
     plan_ = std::move(plan);
     return {};
   }
@@ -94,7 +97,7 @@ class cpu_backend final : public model::backend {
     done.seq = plan.seq();
     done.rows.clear();
     for (const model::page_fork& f : plan.forks()) forward_->fork(f.from, f.to);
-    const step_batch& batch = slots_.batch();
+    const step_batch batch = slot_draws_.resolve(slots_.batch());
     if (!batch.rows.empty()) {
       forward_->run(batch);
       finish(plan, batch, done);
@@ -136,11 +139,7 @@ class cpu_backend final : public model::backend {
           continue;
         }
         done.rows.push_back({row.slot, d.token, d.ok ? 0u : model::row_failed, d.logprob});
-        if (!d.ok) continue;
-        slot_state& s = slots_.slot(row.slot);
-        s.last = d.token;
-        s.has_last = true;
-        if (s.sampling.penalizes()) slots_.counts(row.slot).add_output(d.token);
+        if (d.ok) slot_draws_.drew(row.slot, d.token);
       }
     }
   }
@@ -153,9 +152,8 @@ class cpu_backend final : public model::backend {
       draws_[i].ok = sampler.finite({logits_row(i), shape_.vocab});
       return;
     }
-    const slot_state& s = slots_.slot(row.slot);
-    draws_[i] = sampler.next({logits_row(i), shape_.vocab}, s.sampling, &slots_.counts(row.slot), s.biases,
-                             batch.positions[o.token] + 1, row.output == model::row_output::sample_logprobs);
+    draws_[i] = sampler.next({logits_row(i), shape_.vocab}, slot_draws_.sampling(row.slot), &slot_draws_.counts(row.slot),
+                             slot_draws_.biases(row.slot), batch.positions[o.token] + 1, row.output == model::row_output::sample_logprobs);
   }
 
   float* logits_row(std::uint32_t i) const { return logits_.at<float>(0) + std::size_t{i} * shape_.vocab; }
@@ -165,7 +163,8 @@ class cpu_backend final : public model::backend {
   std::unique_ptr<thread_pool> pool_;
   std::unique_ptr<forward> forward_;
   region logits_;
-  slot_table slots_;
+  model::slot_table slots_;
+  slot_draws slot_draws_;
   std::vector<sample::sampler> samplers_;
   std::array<sample::draw, head_rows> draws_;
   std::shared_ptr<const model::step_plan> plan_;
@@ -186,7 +185,7 @@ result<memory_plan> plan_memory(const model::model& m, const cpu_options& o) {
   auto p = plan_pass(m, *shape, o);
   if (!p) return p;
   p->activations += logits_bytes(*shape) + threads_of(o) * sample::sampler::bytes(shape->vocab);
-  p->slots = slot_table::bytes(*shape);
+  p->slots = model::slot_table::bytes(*shape) + slot_draws::bytes(*shape);
   return p;
 }
 

@@ -4,12 +4,17 @@
 
 #include "src/base/ids.hpp"
 #include "src/cpu/cpu_backend.hpp"
-#include "src/cpu/slot_table.hpp"
 #include "src/cpu/thread_pool.hpp"
+#include "src/model/slot_table.hpp"
 
 namespace troupe::cpu {
 
-/// A decoder's forward pass with its KV cache. The batch has been checked: every index in it is valid.
+using model::step_batch;
+using model::step_output;
+using model::step_row;
+
+/// A decoder's forward pass with its KV cache. The batch has been checked: every index in it is valid,
+/// and every token an id.
 class forward {
  public:
   virtual ~forward() = default;

@@ -1,26 +1,24 @@
-#include "src/cpu/slot_table.hpp"
+#include "src/model/slot_table.hpp"
 
 #include <algorithm>
 #include <string>
 
-namespace troupe::cpu {
+namespace troupe::model {
 namespace {
 
 failure refuse(const std::string& what) { return {errc::invalid_argument, "step plan refused: " + what}; }
 
 }  // namespace
 
-slot_table::slot_table(const model::rank_shape& shape, std::uint32_t window)
+slot_table::slot_table(const rank_shape& shape, std::uint32_t window, rank_abilities abilities)
     : shape_(shape),
       window_(window),
+      abilities_(abilities),
       table_pages_((shape.max_model_len + page_tokens - 1) / page_tokens),
-      slots_(shape.max_slots),
+      bound_(shape.max_slots),
       pages_(std::size_t{shape.max_slots} * table_pages_, no_page),
       writers_(shape.n_pages[0]),
       samples_(shape.max_slots) {
-  const std::uint32_t different = std::min(shape.vocab, shape.max_model_len);
-  counts_.reserve(shape.max_slots);
-  for (std::uint32_t i = 0; i < shape.max_slots; ++i) counts_.emplace_back(different);
   rows_.reserve(shape.max_batched_tokens);
   tokens_.reserve(shape.max_batched_tokens);
   positions_.reserve(shape.max_batched_tokens);
@@ -28,15 +26,14 @@ slot_table::slot_table(const model::rank_shape& shape, std::uint32_t window)
   outputs_.reserve(shape.max_batched_tokens);
 }
 
-std::uint64_t slot_table::bytes(const model::rank_shape& shape) {
+std::uint64_t slot_table::bytes(const rank_shape& shape) {
   const std::uint64_t table = (std::uint64_t{shape.max_model_len} + page_tokens - 1) / page_tokens;
-  return shape.max_slots * (table * sizeof(page_id) + sizeof(slot_state) + sizeof(step_seq) +
-                            sample::token_counts::bytes(std::min(shape.vocab, shape.max_model_len))) +
+  return shape.max_slots * (table * sizeof(page_id) + sizeof(step_seq)) +
          std::uint64_t{shape.n_pages[0]} * sizeof(writer) +
          std::uint64_t{shape.max_batched_tokens} * (sizeof(step_row) + sizeof(step_output) + 12);
 }
 
-result<void> slot_table::apply(const model::step_plan_view& plan) {
+result<void> slot_table::apply(const step_plan_view& plan) {
   rows_.clear();
   tokens_.clear();
   positions_.clear();
@@ -44,20 +41,20 @@ result<void> slot_table::apply(const model::step_plan_view& plan) {
   outputs_.clear();
   batch_ = {};
   for (slot_id s : plan.releases()) {
-    if (s >= slots_.size() || !slots_[s].bound) return refuse("slot " + std::to_string(s) + " is released but not bound");
-    slots_[s].bound = false;
+    if (s >= bound_.size() || !bound_[s]) return refuse("slot " + std::to_string(s) + " is released but not bound");
+    bound_[s] = false;
   }
-  for (const model::slot_admit& a : plan.admits())
+  for (const slot_admit& a : plan.admits())
     if (auto ok = admit(plan, a); !ok) return ok;
-  for (const model::page_delta& d : plan.deltas()) {
-    if (d.slot >= slots_.size() || !slots_[d.slot].bound)
+  for (const page_delta& d : plan.deltas()) {
+    if (d.slot >= bound_.size() || !bound_[d.slot])
       return refuse("a page for slot " + std::to_string(d.slot) + ", which is not bound");
     if (d.group != 0) return refuse("KV group " + std::to_string(d.group) + " does not exist");
     if (d.index >= table_pages_ || d.page >= shape_.n_pages[0])
       return refuse("page " + std::to_string(d.page) + " at index " + std::to_string(d.index) + " does not exist");
     pages_[std::size_t{d.slot} * table_pages_ + d.index] = d.page;
   }
-  for (const model::page_fork& f : plan.forks())
+  for (const page_fork& f : plan.forks())
     if (f.group != 0 || f.from >= shape_.n_pages[0] || f.to >= shape_.n_pages[0] || f.n_tokens > page_tokens)
       return refuse("a fork of a page that does not exist");
   if (plan.n_tokens() > shape_.max_batched_tokens)
@@ -69,39 +66,26 @@ result<void> slot_table::apply(const model::step_plan_view& plan) {
   return {};
 }
 
-result<void> slot_table::admit(const model::step_plan_view& plan, const model::slot_admit& a) {
-  if (a.slot >= slots_.size()) return refuse("slot " + std::to_string(a.slot) + " does not exist");
-  slot_state& s = slots_[a.slot];
-  if (s.bound) return refuse("slot " + std::to_string(a.slot) + " is admitted while bound");
+result<void> slot_table::admit(const step_plan_view& plan, const slot_admit& a) {
+  if (a.slot >= bound_.size()) return refuse("slot " + std::to_string(a.slot) + " does not exist");
+  if (bound_[a.slot]) return refuse("slot " + std::to_string(a.slot) + " is admitted while bound");
   if (a.adapter != -1) return refuse("adapters are not supported on this rank");
-  s.bound = true;
-  s.has_last = false;
-  s.sampling = {a.temperature,       a.top_k,            a.top_p, a.min_p, a.repetition_penalty, a.frequency_penalty,
-                a.presence_penalty, a.seed,             a.choice};
-  s.biases.clear();
-  for (const auto& b : plan.biases().subspan(a.bias_offset, a.bias_count)) s.biases.push_back({b.token, b.addend});
+  bound_[a.slot] = true;
+  samples_[a.slot] = 0;
   const auto table = pages_.begin() + static_cast<std::ptrdiff_t>(std::size_t{a.slot} * table_pages_);
   std::fill(table, table + table_pages_, no_page);
-  sample::token_counts& counts = counts_[a.slot];
-  counts.clear();
-  const auto history = plan.tokens().subspan(a.history_offset, a.history_count);
-  for (std::size_t i = 0; i < history.size(); ++i) {
-    if (!valid_token(history[i])) return refuse("token id " + std::to_string(history[i]) + " in a history");
-    if (i < a.prompt_length)
-      counts.add_prompt(history[i]);
-    else
-      counts.add_output(history[i]);
-  }
+  for (token_id t : plan.tokens().subspan(a.history_offset, a.history_count))
+    if (!valid_token(t)) return refuse("token id " + std::to_string(t) + " in a history");
   return {};
 }
 
-result<void> slot_table::add_row(const model::step_plan_view& plan, std::uint32_t index) {
-  const model::plan_row& r = plan.rows()[index];
-  if (r.slot >= slots_.size() || !slots_[r.slot].bound)
+result<void> slot_table::add_row(const step_plan_view& plan, std::uint32_t index) {
+  const plan_row& r = plan.rows()[index];
+  if (r.slot >= bound_.size() || !bound_[r.slot])
     return refuse("a row of slot " + std::to_string(r.slot) + ", which is not bound");
-  if (r.kind != model::row_kind::decode && r.kind != model::row_kind::chunk)
+  if (r.kind != row_kind::decode && r.kind != row_kind::chunk)
     return refuse("a row of a kind that this rank does not run");
-  if (r.gate != model::row_gate::none) return refuse("a gated row, which this rank does not run");
+  if (r.gate != row_gate::none && !abilities_.gates) return refuse("a gated row, which this rank does not run");
   const std::uint64_t end = std::uint64_t{r.position} + r.n_tokens;
   if (end > shape_.max_model_len)
     return refuse("position " + std::to_string(end - 1) + " is beyond the longest sequence of " +
@@ -121,16 +105,16 @@ result<void> slot_table::add_row(const model::step_plan_view& plan, std::uint32_
 
   const auto first = static_cast<std::uint32_t>(tokens_.size());
   switch (r.input) {
-    case model::row_input::literal:
+    case row_input::literal:
       for (token_id t : plan.tokens_of(r)) {
         if (!valid_token(t)) return refuse("token id " + std::to_string(t) + " is outside the vocabulary");
         tokens_.push_back(t);
       }
       break;
-    case model::row_input::last_token:
-      if (!slots_[r.slot].has_last || r.n_tokens != 1)
+    case row_input::last_token:
+      if (samples_[r.slot] == 0 || samples_[r.slot] == plan.seq() || r.n_tokens != 1)
         return refuse("slot " + std::to_string(r.slot) + " has drawn no token to go on from");
-      tokens_.push_back(slots_[r.slot].last);
+      tokens_.push_back(last_token_of(r.slot));
       break;
     default: return refuse("a row with an unknown kind of input");
   }
@@ -140,15 +124,20 @@ result<void> slot_table::add_row(const model::step_plan_view& plan, std::uint32_
     positions_.push_back(r.position + i);
     row_of_.push_back(row);
   }
+  return add_output(plan, index, first);
+}
+
+result<void> slot_table::add_output(const step_plan_view& plan, std::uint32_t index, std::uint32_t first) {
+  const plan_row& r = plan.rows()[index];
   switch (r.output) {
-    case model::row_output::none: break;
-    case model::row_output::sample:
-    case model::row_output::sample_logprobs:
+    case row_output::none: break;
+    case row_output::sample:
+    case row_output::sample_logprobs:
       if (samples_[r.slot] == plan.seq()) return refuse("two rows draw for slot " + std::to_string(r.slot));
       samples_[r.slot] = plan.seq();
       outputs_.push_back({first + r.n_tokens - 1, index});
       break;
-    case model::row_output::logits:
+    case row_output::logits:
       for (std::uint32_t i = 0; i < r.n_tokens; ++i) outputs_.push_back({first + i, index});
       break;
     default: return refuse("a row with an output that this rank does not make");
@@ -156,4 +145,4 @@ result<void> slot_table::add_row(const model::step_plan_view& plan, std::uint32_
   return {};
 }
 
-}  // namespace troupe::cpu
+}  // namespace troupe::model

@@ -1,0 +1,194 @@
+#include "src/gpu/device_weights.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include "src/base/log.hpp"
+
+namespace troupe::gpu {
+
+using kernels::dtype;
+using kernels::gpu::form_of;
+using kernels::gpu::packed_form;
+using kernels::gpu::packed_weight;
+using model::tensor_role;
+
+namespace {
+
+packed_form wanted(quantization q) {
+  switch (q) {
+    case quantization::int8:
+      return packed_form::i8;
+    case quantization::int4:
+      return packed_form::u4;
+    case quantization::fp8:
+      return packed_form::f8;
+    case quantization::none:
+      break;
+  }
+  return packed_form::none;
+}
+
+std::uint64_t element_bytes(dtype t) { return t == dtype::f32 ? 4 : 2; }
+
+std::uint32_t rows_of(const format::tensor_view& t) { return static_cast<std::uint32_t>(t.shape[0]); }
+std::uint32_t cols_of(const format::tensor_view& t) { return static_cast<std::uint32_t>(t.shape.row()); }
+
+/// A pointer while the memory is only planned: its offset, plus one so that null stays null.
+template <class T>
+const T* planned(std::uint64_t offset) {
+  return reinterpret_cast<const T*>(offset + 1);
+}
+template <class T>
+void settle(const T*& p, std::byte* base) {
+  if (p) p = reinterpret_cast<const T*>(base + (reinterpret_cast<std::uintptr_t>(p) - 1));
+}
+
+}  // namespace
+
+dtype natural_compute_type(const model::model& m) {
+  return m.weights.find(tensor_role::q, 0)->type == dtype::f16 ? dtype::f16 : dtype::bf16;
+}
+
+result<device_weights> device_weights::plan(std::shared_ptr<const model::model> m, const gpu_options& o) {
+  device_weights w;
+  w.model_ = std::move(m);
+  w.options_ = o;
+  const auto& c = w.model_->config;
+  const auto find = [&](tensor_role r, std::uint32_t layer = 0) { return w.model_->weights.find(r, layer); };
+  std::set<dtype> widened;
+  for (std::uint32_t i = 0; i < c.n_layers; ++i) {
+    layer_weights l;
+    l.attention_norm = w.add_vector(find(tensor_role::attention_norm, i));
+    l.ffn_norm = w.add_vector(find(tensor_role::ffn_norm, i));
+    l.qkv = w.add_linear({find(tensor_role::q, i), find(tensor_role::k, i), find(tensor_role::v, i)});
+    l.o = w.add_linear({find(tensor_role::o, i)});
+    l.gate_up = w.add_linear({find(tensor_role::gate, i), find(tensor_role::up, i)});
+    l.down = w.add_linear({find(tensor_role::down, i)});
+    l.qkv_bias =
+        w.add_vectors({find(tensor_role::q_bias, i), find(tensor_role::k_bias, i), find(tensor_role::v_bias, i)},
+                      {c.q_size(), c.kv_size(), c.kv_size()});
+    l.o_bias = w.add_vector(find(tensor_role::o_bias, i));
+    l.gate_bias = w.add_vector(find(tensor_role::gate_bias, i));
+    l.up_bias = w.add_vector(find(tensor_role::up_bias, i));
+    l.down_bias = w.add_vector(find(tensor_role::down_bias, i));
+    w.layers.push_back(std::move(l));
+  }
+  w.output_norm = w.add_vector(find(tensor_role::output_norm));
+  w.add_embedding(*find(tensor_role::embedding));
+  w.head = w.add_linear({&w.model_->weights.head()});
+  for (const upload& u : w.uploads_)
+    if (u.how == upload::kind::dense && kernels::traits(u.source->type).quantized) widened.insert(u.source->type);
+  for (dtype t : widened)
+    log().info("{} weights have no packed form on the GPU: they are held in {}", kernels::name(t),
+               kernels::name(o.compute));
+  return w;
+}
+
+const float* device_weights::add_vector(const format::tensor_view* t) {
+  if (!t) return nullptr;
+  const std::uint64_t at = layout_.add<float>(t->shape.elements());
+  uploads_.push_back({upload::kind::vector_f32, t, at, 0, {}});
+  return planned<float>(at);
+}
+
+const float* device_weights::add_vectors(std::initializer_list<const format::tensor_view*> parts,
+                                         std::initializer_list<std::uint32_t> sizes) {
+  if (std::none_of(parts.begin(), parts.end(), [](auto* t) { return t != nullptr; })) return nullptr;
+  std::uint64_t total = 0;
+  for (std::uint32_t n : sizes) total += n;
+  const std::uint64_t at = layout_.add<float>(total);
+  std::uint64_t offset = at;
+  auto size = sizes.begin();
+  for (const format::tensor_view* t : parts) {
+    if (t) uploads_.push_back({upload::kind::vector_f32, t, offset, 0, {}});
+    offset += *size++ * sizeof(float);
+  }
+  return planned<float>(at);
+}
+
+linear device_weights::add_linear(std::initializer_list<const format::tensor_view*> tensors) {
+  linear out;
+  out.cols = cols_of(**tensors.begin());
+  const auto form = [&](const format::tensor_view& t) {
+    const packed_form own = form_of(t.type);
+    if (own != packed_form::none || kernels::traits(t.type).quantized) return own;
+    const packed_form want = wanted(options_.quantize);
+    return cols_of(t) % 32 == 0 ? want : packed_form::none;
+  };
+  // Neighbours that are stored alike become one part.
+  for (auto first = tensors.begin(); first != tensors.end();) {
+    auto last = first + 1;
+    std::uint32_t rows = rows_of(**first);
+    while (last != tensors.end() && form(**last) == form(**first)) rows += rows_of(**last++);
+    linear_part part;
+    part.first_row = out.rows;
+    part.rows = rows;
+    const packed_form f = form(**first);
+    std::uint64_t at;
+    if (f == packed_form::none) {
+      at = layout_.add_bytes(std::uint64_t{rows} * out.cols * element_bytes(options_.compute));
+      part.dense = planned<std::byte>(at);
+    } else {
+      at = layout_.add_bytes(kernels::gpu::packed_bytes(f, rows, out.cols));
+      part.packed = {f, rows, out.cols, planned<std::byte>(at)};
+      scratch_ = std::max(scratch_, std::uint64_t{rows} * out.cols * element_bytes(options_.compute));
+    }
+    std::uint32_t row = 0;
+    for (; first != last; ++first) {
+      const format::tensor_view& t = **first;
+      if (f == packed_form::none)
+        uploads_.push_back(
+            {upload::kind::dense, &t, at + std::uint64_t{row} * out.cols * element_bytes(options_.compute), 0, {}});
+      else
+        uploads_.push_back({form_of(t.type) != packed_form::none ? upload::kind::packed_as_is : upload::kind::quantize,
+                            &t, at, row, part.packed});
+      row += rows_of(t);
+    }
+    out.rows += rows;
+    out.parts.push_back(part);
+  }
+  return out;
+}
+
+void device_weights::add_embedding(const format::tensor_view& t) {
+  // Rows are dequantized one by one when they are looked up, so they stay as the file has them.
+  const std::uint64_t at = layout_.add_bytes(t.data.size());
+  uploads_.push_back({upload::kind::raw_rows, &t, at, 0, {}});
+  embedding = {planned<std::byte>(at), t.type, t.data.size() / t.shape[0], rows_of(t), cols_of(t)};
+}
+
+result<void> device_weights::load(std::byte* base) {
+  // Zeros where joined biases have parts that no file has.
+  checked ok;
+  ok(cudaMemset(base, 0, bytes()), "cudaMemset")(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  if (!ok.ok()) return ok.take();
+  rebase(base);
+  return upload_all(uploads_, options_.compute, base, options_.device);
+}
+
+void device_weights::rebase(std::byte* base) {
+  const auto settle_linear = [&](linear& l) {
+    for (linear_part& p : l.parts) {
+      if (p.packed.form != packed_form::none) settle(p.packed.data, base);
+      if (p.dense) {
+        const auto* bytes = static_cast<const std::byte*>(p.dense);
+        settle(bytes, base);
+        p.dense = bytes;
+      }
+    }
+  };
+  for (layer_weights& l : layers) {
+    for (const float** v :
+         {&l.attention_norm, &l.ffn_norm, &l.qkv_bias, &l.o_bias, &l.gate_bias, &l.up_bias, &l.down_bias})
+      settle(*v, base);
+    for (linear* m : {&l.qkv, &l.o, &l.gate_up, &l.down}) settle_linear(*m);
+  }
+  settle(output_norm, base);
+  settle_linear(head);
+  const auto* table = static_cast<const std::byte*>(embedding.data);
+  settle(table, base);
+  embedding.data = table;
+}
+
+}  // namespace troupe::gpu

@@ -1,0 +1,222 @@
+#include "src/gpu/gpu_decoder.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "src/format/dequantize.hpp"
+
+namespace troupe::gpu {
+
+namespace g = kernels::gpu;
+using kernels::dtype;
+
+namespace {
+
+std::uint64_t element_bytes(dtype t) { return t == dtype::f32 ? 4 : 2; }
+
+g::gate_activation gate_of(model::activation a) {
+  switch (a) {
+    case model::activation::gelu_tanh:
+      return g::gate_activation::gelu_tanh;
+    case model::activation::gelu_erf:
+      return g::gate_activation::gelu_erf;
+    case model::activation::silu:
+      break;
+  }
+  return g::gate_activation::silu;
+}
+
+std::uint32_t qkv_rows(const model::model_config& c) { return c.q_size() + 2 * c.kv_size(); }
+
+std::uint64_t pool_page_bytes(const model::model_config& c, g::kv_type t) {
+  return std::uint64_t{c.n_kv_heads} * g::page_tokens * c.head_dim * g::kv_element_bytes(t);
+}
+std::uint64_t scale_page_floats(const model::model_config& c, g::kv_type t) {
+  return t == g::kv_type::e4m3 ? std::uint64_t{c.n_kv_heads} * g::page_tokens : 0;
+}
+
+g::attention_shape shape_for(const model::model_config& c, const model::rank_shape& s, std::uint32_t n_sms, bucket b) {
+  return {c.n_heads,       c.n_kv_heads, c.head_dim, b.tokens, std::min(b.tokens, s.max_slots),
+          s.max_model_len, c.window,     n_sms};
+}
+
+}  // namespace
+
+std::uint64_t gpu_decoder::page_bytes(const model::model_config& c, g::kv_type t) {
+  return std::uint64_t{c.n_layers} * 2 * (pool_page_bytes(c, t) + scale_page_floats(c, t) * sizeof(float));
+}
+
+gpu_decoder::space gpu_decoder::lay_out(layout& l, const model::model_config& c, const model::rank_shape& s,
+                                        const gpu_options& o, const device_weights& w, std::uint32_t n_sms) {
+  const std::uint64_t n = s.max_batched_tokens, e = element_bytes(o.compute);
+  const std::uint64_t table = (std::uint64_t{s.max_model_len} + g::page_tokens - 1) / g::page_tokens;
+  space at;
+  at.h = l.add<float>(n * c.hidden);
+  at.normed = l.add_bytes(n * c.hidden * e);
+  at.qkv = l.add_bytes(n * qkv_rows(c) * e);
+  at.attended = l.add_bytes(n * c.q_size() * e);
+  at.gate_up = l.add_bytes(n * 2 * c.ffn * e);
+  at.activated = l.add_bytes(n * c.ffn * e);
+  at.rope = l.add<float>(n * c.rope.dim);
+  at.frequencies = l.add<double>(c.rope.dim / 2);
+  at.logits = l.add<float>(std::uint64_t{std::max(s.max_slots, logits_chunk)} * c.vocab);
+  at.page_table = l.add<std::uint32_t>(table * s.max_slots);
+  at.constants = l.add<std::uint32_t>(4);
+  at.attention_scratch =
+      l.add_bytes(g::attention_scratch_bytes(shape_for(c, s, n_sms, {s.max_batched_tokens, s.max_batched_tokens})));
+  at.dequantized = l.add_bytes(w.scratch_bytes());
+  at.workspace = l.add_bytes(products::workspace_bytes);
+  at.kv = l.add_bytes(std::uint64_t{c.n_layers} * 2 * pool_page_bytes(c, o.kv) * s.n_pages[0]);
+  at.kv_scales = l.add<float>(std::uint64_t{c.n_layers} * 2 * scale_page_floats(c, o.kv) * s.n_pages[0]);
+  return at;
+}
+
+result<std::unique_ptr<gpu_decoder>> gpu_decoder::make(std::shared_ptr<const model::model> m,
+                                                       const model::rank_shape& s, const gpu_options& o,
+                                                       device_weights w, const space& at, std::byte* base,
+                                                       std::uint32_t n_sms) {
+  auto p =
+      products::make(o.compute, o.deterministic, base + at.workspace, products::workspace_bytes, base + at.dequantized);
+  if (!p) return p.take_error();
+  std::unique_ptr<gpu_decoder> d(new gpu_decoder(std::move(m), s, o, std::move(w), std::move(*p), at, base, n_sms));
+  std::vector<float> divisors;
+  if (const format::tensor_view* t = d->model_->weights.find(model::tensor_role::rope_divisors)) {
+    divisors.resize(t->shape.elements());
+    (void)format::dequantize(*t, divisors);
+  }
+  const std::vector<double> frequencies = model::inverse_frequencies(d->c_.rope, divisors);
+  const std::uint32_t chunk = logits_chunk;
+  checked ok;
+  ok(cudaMemcpy(d->frequencies_, frequencies.data(), frequencies.size() * sizeof(double), cudaMemcpyHostToDevice),
+     "cudaMemcpy")(cudaMemcpy(d->constants_, &chunk, sizeof chunk, cudaMemcpyHostToDevice), "cudaMemcpy")(
+      cudaMemset(d->attention_scratch_, 0, at.dequantized - at.attention_scratch), "cudaMemset")(
+      cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  if (!ok.ok()) return ok.take().take_error();
+  return d;
+}
+
+gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, const model::rank_shape& s, const gpu_options& o,
+                         device_weights w, products p, const space& at, std::byte* base, std::uint32_t n_sms)
+    : model_(std::move(m)),
+      c_(model_->config),
+      shape_(s),
+      options_(o),
+      weights_(std::move(w)),
+      products_(std::move(p)),
+      n_sms_(n_sms),
+      table_pages_((s.max_model_len + g::page_tokens - 1) / g::page_tokens),
+      h_(reinterpret_cast<float*>(base + at.h)),
+      rope_(reinterpret_cast<float*>(base + at.rope)),
+      logits_(reinterpret_cast<float*>(base + at.logits)),
+      normed_(base + at.normed),
+      qkv_(base + at.qkv),
+      attended_(base + at.attended),
+      gate_up_(base + at.gate_up),
+      activated_(base + at.activated),
+      frequencies_(reinterpret_cast<double*>(base + at.frequencies)),
+      page_table_(reinterpret_cast<std::uint32_t*>(base + at.page_table)),
+      constants_(reinterpret_cast<std::uint32_t*>(base + at.constants)),
+      attention_scratch_(base + at.attention_scratch),
+      kv_(base + at.kv),
+      kv_scales_(reinterpret_cast<float*>(base + at.kv_scales)) {}
+
+g::attention_shape gpu_decoder::attention_shape(const bucket& b) const { return shape_for(c_, shape_, n_sms_, b); }
+
+g::kv_pool gpu_decoder::kv_of(std::uint32_t layer) const {
+  const std::uint64_t pool = pool_page_bytes(c_, options_.kv) * shape_.n_pages[0];
+  const std::uint64_t scales = scale_page_floats(c_, options_.kv) * shape_.n_pages[0];
+  std::byte* k = kv_ + 2 * layer * pool;
+  float* s = scales ? kv_scales_ + 2 * layer * scales : nullptr;
+  return {k, k + pool, s, s ? s + scales : nullptr, options_.kv, c_.n_kv_heads, c_.head_dim};
+}
+
+result<void> gpu_decoder::copy_page(std::uint32_t from, std::uint32_t to, cudaStream_t stream) {
+  const auto copy = [&](std::byte* pools, std::uint64_t page) {
+    // One row per pool: layers and keys, values lie n_pages pages apart.
+    return check(cudaMemcpy2DAsync(pools + to * page, page * shape_.n_pages[0], pools + from * page,
+                                   page * shape_.n_pages[0], page, 2 * c_.n_layers, cudaMemcpyDeviceToDevice, stream),
+                 "cudaMemcpy2DAsync");
+  };
+  if (from == to) return {};
+  if (auto ok = copy(kv_, pool_page_bytes(c_, options_.kv)); !ok) return ok;
+  const std::uint64_t scales = scale_page_floats(c_, options_.kv) * sizeof(float);
+  return scales ? copy(reinterpret_cast<std::byte*>(kv_scales_), scales) : result<void>();
+}
+
+result<void> gpu_decoder::forward(const bucket& b, const step_layout& l, std::byte* inputs,
+                                  const std::int32_t* last_token, cudaStream_t stream) {
+  const g::step_header* header = step_layout::header(inputs);
+  const auto* tokens = step_layout::at<g::input_token>(inputs, l.tokens);
+  const auto* positions = step_layout::at<std::uint32_t>(inputs, l.positions);
+  checked ok;
+  ok(g::embed(weights_.embedding, tokens, last_token, 1.0f, h_, nullptr, &header->n_tokens, b.tokens, stream), "embed");
+  ok(g::rope_table(positions, frequencies_, c_.rope.dim, c_.rope.attention_factor, rope_, &header->n_tokens, b.tokens,
+                   stream),
+     "rope_table");
+  for (std::uint32_t i = 0; i < c_.n_layers && ok.ok(); ++i) layer(ok, i, b, l, inputs, stream);
+  if (b.outputs > 0)
+    ok(g::rms_norm({h_, weights_.layers.back().down_bias, weights_.output_norm, 0.0f, c_.rms_eps, normed_,
+                    options_.compute, c_.hidden, step_layout::at<std::uint32_t>(inputs, l.gather)},
+                   &header->n_outputs, b.outputs, stream),
+       "rms_norm");
+  return ok.take();
+}
+
+void gpu_decoder::layer(checked& ok, std::uint32_t i, const bucket& b, const step_layout& l, std::byte* inputs,
+                        cudaStream_t stream) {
+  const layer_weights& w = weights_.layers[i];
+  const g::step_header* header = step_layout::header(inputs);
+  const std::uint32_t* n = &header->n_tokens;
+  const dtype type = options_.compute;
+  const auto norm = [&](const float* bias, const float* weight) {
+    ok(g::rms_norm({h_, bias, weight, 0.0f, c_.rms_eps, normed_, type, c_.hidden, nullptr}, n, b.tokens, stream),
+       "rms_norm");
+  };
+  norm(i > 0 ? weights_.layers[i - 1].down_bias : nullptr, w.attention_norm);
+  ok(products_.run(w.qkv, {normed_, qkv_, type, w.qkv.rows}, n, b.tokens, stream));
+
+  g::rope_store_args rope{};
+  rope.qkv = qkv_;
+  rope.type = type;
+  rope.bias = w.qkv_bias;
+  rope.rope = rope_;
+  rope.rope_dim = c_.rope.dim;
+  rope.interleaved = c_.rope.form == model::rope_form::interleaved;
+  rope.n_heads = c_.n_heads;
+  rope.kv = kv_of(i);
+  rope.positions = step_layout::at<std::uint32_t>(inputs, l.positions);
+  rope.slots = step_layout::at<std::uint32_t>(inputs, l.slots);
+  rope.page_table = page_table_;
+  rope.table_pages = table_pages_;
+  ok(g::rope_and_store(rope, n, b.tokens, stream), "rope_and_store");
+
+  g::attention_args attention{};
+  attention.shape = attention_shape(b);
+  attention.q = qkv_;
+  attention.ld_q = w.qkv.rows;
+  attention.out = attended_;
+  attention.type = type;
+  attention.kv = rope.kv;
+  attention.page_table = page_table_;
+  attention.table_pages = table_pages_;
+  attention.scale = 1.0f / std::sqrt(static_cast<float>(c_.head_dim));
+  attention.items = step_layout::at<g::attention_item>(inputs, l.items);
+  attention.n_items = &header->n_attention_items;
+  attention.scratch = attention_scratch_;
+  ok(g::attention(attention, stream), "attention");
+
+  ok(products_.run(w.o, {attended_, h_, dtype::f32, c_.hidden, true}, n, b.tokens, stream));
+  norm(w.o_bias, w.ffn_norm);
+  ok(products_.run(w.gate_up, {normed_, gate_up_, type, w.gate_up.rows}, n, b.tokens, stream));
+  ok(g::gated_activation(gate_of(c_.act), gate_up_, w.gate_bias, w.up_bias, activated_, type, c_.ffn, n, b.tokens,
+                         stream),
+     "gated_activation");
+  ok(products_.run(w.down, {activated_, h_, dtype::f32, c_.hidden, true}, n, b.tokens, stream));
+}
+
+result<void> gpu_decoder::head(std::uint32_t first, std::uint32_t n, const std::uint32_t* count, cudaStream_t stream) {
+  const std::byte* x = normed_ + std::uint64_t{first} * c_.hidden * element_bytes(options_.compute);
+  return products_.run(weights_.head, {x, logits_, dtype::f32, c_.vocab}, count, n, stream);
+}
+
+}  // namespace troupe::gpu

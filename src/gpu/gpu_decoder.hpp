@@ -1,0 +1,72 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+
+#include "src/gpu/device_weights.hpp"
+#include "src/gpu/gpu_options.hpp"
+#include "src/gpu/products.hpp"
+#include "src/gpu/step_layout.hpp"
+#include "src/model/backend.hpp"
+
+/// The forward pass of a decoder on one card: enqueues kernels, knows nothing of plans or sequences.
+namespace troupe::gpu {
+
+class gpu_decoder {
+ public:
+  /// Offsets of everything but the weights in the rank's one piece of memory.
+  struct space {
+    std::uint64_t h, normed, qkv, attended, gate_up, activated, rope, frequencies, logits, page_table,
+        attention_scratch, kv, kv_scales, dequantized, workspace, constants;
+  };
+  static space lay_out(layout&, const model::model_config&, const model::rank_shape&, const gpu_options&,
+                       const device_weights&, std::uint32_t n_sms);
+  /// Bytes of one KV page over all layers, scales included.
+  static std::uint64_t page_bytes(const model::model_config&, kernels::gpu::kv_type);
+
+  static result<std::unique_ptr<gpu_decoder>> make(std::shared_ptr<const model::model>, const model::rank_shape&,
+                                                   const gpu_options&, device_weights, const space&, std::byte* base,
+                                                   std::uint32_t n_sms);
+
+  /// Tokens through all layers: keys and values are written, the hidden states of the outputs (step_layout::gather) are
+  /// normed and kept. `inputs`: the step's inputs on the device, as the layout says. Rows beyond the true sizes hold
+  /// nothing.
+  result<void> forward(const bucket&, const step_layout&, std::byte* inputs, const std::int32_t* last_token,
+                       cudaStream_t);
+  /// Logits of outputs [first, first + n) of the last forward pass, for *count of them: [n][vocab] f32.
+  result<void> head(std::uint32_t first, std::uint32_t n, const std::uint32_t* count, cudaStream_t);
+  /// Logits rows [0, n) of the buffer.
+  float* logits() const { return logits_; }
+  std::uint32_t* page_table() const { return page_table_; }
+  std::uint32_t table_pages() const { return table_pages_; }
+  /// Pages copied in every layer, one after the other.
+  result<void> copy_page(std::uint32_t from, std::uint32_t to, cudaStream_t);
+
+  kernels::gpu::attention_shape attention_shape(const bucket&) const;
+  const std::uint32_t* thirty_two() const { return constants_; }
+
+  static constexpr std::uint32_t logits_chunk = 32;
+
+ private:
+  gpu_decoder(std::shared_ptr<const model::model>, const model::rank_shape&, const gpu_options&, device_weights,
+              products, const space&, std::byte* base, std::uint32_t n_sms);
+  kernels::gpu::kv_pool kv_of(std::uint32_t layer) const;
+  void layer(checked&, std::uint32_t i, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
+
+  std::shared_ptr<const model::model> model_;
+  const model::model_config& c_;
+  model::rank_shape shape_;
+  gpu_options options_;
+  device_weights weights_;
+  products products_;
+  std::uint32_t n_sms_, table_pages_;
+  float *h_, *rope_, *logits_;
+  std::byte *normed_, *qkv_, *attended_, *gate_up_, *activated_;
+  double* frequencies_;
+  std::uint32_t* page_table_;
+  std::uint32_t* constants_;
+  std::byte* attention_scratch_;
+  std::byte* kv_;     // [layer][k, v][page]
+  float* kv_scales_;  // the same
+};
+
+}  // namespace troupe::gpu

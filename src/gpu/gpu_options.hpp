@@ -1,0 +1,38 @@
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "kernels/common/dtype.hpp"
+#include "kernels/gpu/dense.hpp"
+
+namespace troupe::gpu {
+
+enum class quantization : std::uint8_t { none, int8, int4, fp8 };  ///< of linear layers' unquantized weights, at load
+
+struct gpu_options {
+  int device = 0;
+  kernels::dtype compute = kernels::dtype::bf16;  ///< f32, f16 or bf16: activations and unquantized weights
+  kernels::gpu::kv_type kv = kernels::gpu::kv_type::bf16;
+  quantization quantize = quantization::none;
+  std::uint32_t max_slots = 64;
+  std::uint32_t max_batched_tokens = 2048;
+  std::uint32_t max_model_len = 0;  ///< 0: the model's context
+  std::uint32_t n_pages =
+      0;  ///< 0: what is left of `memory_share` of the free memory, at most max_slots full sequences
+  double memory_share = 0.9;
+  bool deterministic = false;  ///< no product chosen by the number of tokens
+  bool graphs = true;
+  bool dummy_weights = false;  ///< random numbers instead of the model's tensors
+  std::string plan_file;       ///< where timed choices of products are kept; empty: not kept
+};
+
+/// Bytes that a backend takes on its card, known before it takes them.
+struct memory_plan {
+  std::uint64_t weights = 0, kv = 0, activations = 0, slots = 0, workspace = 0;
+  std::uint64_t page_bytes = 0;  ///< one KV page, all layers
+  std::uint64_t free = 0;        ///< before
+  std::uint64_t total() const { return weights + kv + activations + slots + workspace; }
+  std::string describe() const;
+};
+
+}  // namespace troupe::gpu

@@ -1,0 +1,135 @@
+#include "src/gpu/products.hpp"
+
+#include "kernels/gpu/matmul.hpp"
+
+namespace troupe::gpu {
+
+using kernels::dtype;
+using kernels::gpu::packed_form;
+
+namespace {
+
+/// From so many tokens on, a packed matrix is worth unpacking once for all of them.
+constexpr std::uint32_t unpack_from = 48;
+
+cudaDataType_t type_of(dtype t) { return t == dtype::f32 ? CUDA_R_32F : t == dtype::f16 ? CUDA_R_16F : CUDA_R_16BF; }
+std::uint64_t element_bytes(dtype t) { return t == dtype::f32 ? 4 : 2; }
+
+void* shifted(void* y, dtype type, std::uint32_t columns) {
+  return static_cast<std::byte*>(y) + columns * element_bytes(type);
+}
+
+}  // namespace
+
+products::choice::~choice() {
+  if (operation) cublasLtMatmulDescDestroy(operation);
+  for (cublasLtMatrixLayout_t l : {a, b, c})
+    if (l) cublasLtMatrixLayoutDestroy(l);
+}
+
+result<products> products::make(dtype compute, bool deterministic, void* workspace, std::uint64_t workspace_size,
+                                void* dequantized) {
+  products p;
+  p.compute_ = compute;
+  p.deterministic_ = deterministic;
+  p.workspace_ = workspace;
+  p.workspace_size_ = workspace_size;
+  p.dequantized_ = dequantized;
+  cublasLtHandle_t h = nullptr;
+  if (auto ok = check(cublasLtCreate(&h), "cublasLtCreate"); !ok) return ok.take_error();
+  p.handle_.reset(h);
+  return p;
+}
+
+/// Column-major to cuBLASLt: y^T [rows, m] = W [rows, cols] x^T [cols, m], where W^T and x^T lie as they are in memory.
+result<void> products::describe(const product_shape& s, choice& c) {
+  const cublasOperation_t transposed = CUBLAS_OP_T;
+  for (const auto& [code, call] : {
+           std::pair{cublasLtMatmulDescCreate(&c.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+                     "cublasLtMatmulDescCreate"},
+           std::pair{cublasLtMatrixLayoutCreate(&c.a, type_of(s.type), s.cols, s.rows, s.cols),
+                     "cublasLtMatrixLayoutCreate"},
+           std::pair{cublasLtMatrixLayoutCreate(&c.b, type_of(s.type), s.cols, s.m, s.cols),
+                     "cublasLtMatrixLayoutCreate"},
+           std::pair{cublasLtMatrixLayoutCreate(&c.c, type_of(s.y_type), s.rows, s.m, s.ld_y),
+                     "cublasLtMatrixLayoutCreate"},
+       })
+    if (auto ok = check(code, call); !ok) return ok;
+  return check(cublasLtMatmulDescSetAttribute(c.operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
+               "cublasLtMatmulDescSetAttribute");
+}
+
+result<std::vector<cublasLtMatmulHeuristicResult_t>> products::candidates(const choice& c, int most) {
+  cublasLtMatmulPreference_t preference = nullptr;
+  if (auto ok = check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"); !ok)
+    return ok.take_error();
+  std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<std::size_t>(most));
+  int n = 0;
+  cublasStatus_t code = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                             &workspace_size_, sizeof workspace_size_);
+  if (code == CUBLAS_STATUS_SUCCESS)
+    code = cublasLtMatmulAlgoGetHeuristic(handle_.get(), c.operation, c.a, c.b, c.c, c.c, preference, most,
+                                          found.data(), &n);
+  cublasLtMatmulPreferenceDestroy(preference);
+  if (code != CUBLAS_STATUS_SUCCESS && code != CUBLAS_STATUS_NOT_SUPPORTED)
+    return blas_failure(code, "cublasLtMatmulAlgoGetHeuristic");
+  found.resize(static_cast<std::size_t>(n));
+  return found;
+}
+
+result<products::choice*> products::plan(const product_shape& s) {
+  auto& slot = plans_[s];
+  if (slot) return slot.get();
+  auto c = std::make_unique<choice>();
+  if (auto ok = describe(s, *c); !ok) return ok.take_error();
+  auto found = candidates(*c, 1);
+  if (!found) return found.take_error();
+  if (found->empty())
+    c->own = true;  // a shape that cuBLASLt does not take (columns that are not aligned to 16 bytes)
+  else
+    c->algorithm = found->front().algo;
+  slot = std::move(c);
+  return slot.get();
+}
+
+result<void> products::blas(const choice& c, const void* weight, const product& p, void* y, cudaStream_t stream) {
+  const float one = 1.0f, beta = p.accumulate ? 1.0f : 0.0f;
+  return check(cublasLtMatmul(handle_.get(), c.operation, &one, weight, c.a, p.x, c.b, &beta, y, c.c, y, c.c,
+                              &c.algorithm, workspace_, workspace_size_, stream),
+               "cublasLtMatmul");
+}
+
+result<void> products::dense(const linear_part& part, std::uint32_t cols, const void* weight, const product& p,
+                             const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t stream) {
+  void* const y = shifted(p.y, p.y_type, part.first_row);
+  if (!deterministic_) {
+    auto c = plan({max_tokens, part.rows, cols, p.ld_y, compute_, p.y_type, p.accumulate});
+    if (!c) return c.take_error();
+    if (!(*c)->own) return blas(**c, weight, p, y, stream);
+  }
+  return check(kernels::gpu::matmul({weight, p.x, compute_, part.rows, cols, y, p.y_type, p.ld_y, p.accumulate}, n,
+                                    max_tokens, stream),
+               "matmul");
+}
+
+result<void> products::run(const linear& l, const product& p, const std::uint32_t* n, std::uint32_t max_tokens,
+                           cudaStream_t stream) {
+  for (const linear_part& part : l.parts) {
+    result<void> ok;
+    if (part.packed.form == packed_form::none) {
+      ok = dense(part, l.cols, part.dense, p, n, max_tokens, stream);
+    } else if (deterministic_ || max_tokens < unpack_from) {
+      ok = check(kernels::gpu::packed_matmul({part.packed, p.x, compute_, shifted(p.y, p.y_type, part.first_row),
+                                              p.y_type, p.ld_y, p.accumulate},
+                                             n, max_tokens, stream),
+                 "packed_matmul");
+    } else {
+      ok = check(kernels::gpu::dequantize(part.packed, dequantized_, compute_, stream), "dequantize");
+      if (ok) ok = dense(part, l.cols, dequantized_, p, n, max_tokens, stream);
+    }
+    if (!ok) return ok;
+  }
+  return {};
+}
+
+}  // namespace troupe::gpu

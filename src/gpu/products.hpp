@@ -1,0 +1,78 @@
+#pragma once
+#include <cublasLt.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "kernels/common/dtype.hpp"
+#include "src/gpu/device.hpp"
+#include "src/gpu/device_weights.hpp"
+
+/// Products of a step's activations with linear layers: who computes which size.
+namespace troupe::gpu {
+
+/// y = x W^T for *n of at most max_tokens rows.
+struct product {
+  const void* x;          ///< [max_tokens, cols] of the compute type
+  void* y;                ///< [max_tokens, ld_y]: of y_type
+  kernels::dtype y_type;  ///< f32 or the compute type
+  std::uint32_t ld_y;
+  bool accumulate = false;  ///< y += in f32
+};
+
+/// A problem as cuBLASLt sees it; the key of the table of plans.
+struct product_shape {
+  std::uint32_t m, rows, cols, ld_y;  ///< m: tokens
+  kernels::dtype type, y_type;
+  bool accumulate;
+  auto operator<=>(const product_shape&) const = default;
+};
+
+/// Chooses and launches. Thread: the rank's. Nothing is allocated in a step but a plan's first use, which is on the
+/// host.
+class products {
+ public:
+  static result<products> make(kernels::dtype compute, bool deterministic, void* workspace,
+                               std::uint64_t workspace_bytes, void* dequantized);
+
+  /// Enqueues y = x W^T; W's parts one after the other. Unpacked parts: cuBLASLt, in deterministic mode our own kernel,
+  /// whose result does not depend on the number of tokens. Packed parts: dequantized inside the product while there are
+  /// few tokens, and always in deterministic mode; else into scratch first.
+  result<void> run(const linear&, const product&, const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t);
+
+  static constexpr std::uint64_t workspace_bytes = 32u << 20;
+
+ private:
+  struct choice {
+    cublasLtMatmulDesc_t operation = nullptr;
+    cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
+    cublasLtMatmulAlgo_t algorithm{};
+    bool own = false;  ///< our kernel instead
+    ~choice();
+    choice() = default;
+    choice(const choice&) = delete;
+    choice& operator=(const choice&) = delete;
+  };
+  struct handle_deleter {
+    void operator()(cublasLtContext* h) const { cublasLtDestroy(h); }
+  };
+
+  result<choice*> plan(const product_shape&);
+  result<void> describe(const product_shape&, choice&);
+  result<std::vector<cublasLtMatmulHeuristicResult_t>> candidates(const choice&, int most);
+  result<void> blas(const choice&, const void* weight, const product&, void* y, cudaStream_t);
+  result<void> dense(const linear_part&, std::uint32_t cols, const void* weight, const product&, const std::uint32_t* n,
+                     std::uint32_t max_tokens, cudaStream_t);
+
+  kernels::dtype compute_ = kernels::dtype::bf16;
+  bool deterministic_ = false;
+  std::unique_ptr<cublasLtContext, handle_deleter> handle_;
+  void* workspace_ = nullptr;
+  std::uint64_t workspace_size_ = 0;
+  void* dequantized_ = nullptr;
+  std::map<product_shape, std::unique_ptr<choice>> plans_;
+};
+
+}  // namespace troupe::gpu

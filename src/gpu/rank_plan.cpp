@@ -1,0 +1,117 @@
+#include "src/gpu/rank_plan.hpp"
+
+#include <algorithm>
+
+#include "src/gpu/gpu_backend.hpp"
+#include "src/model/slot_table.hpp"
+
+namespace troupe::gpu {
+
+namespace g = kernels::gpu;
+
+namespace {
+
+constexpr std::uint32_t depth = 2;
+
+/// Page-table changes that travel in a step's inputs; more go in pieces before the step.
+std::uint32_t max_page_entries(const bucket& b) { return std::max(64u, b.tokens / g::page_tokens * 4); }
+
+rank_space lay_out(const model::model_config& c, const model::rank_shape& s, const gpu_options& o,
+                   const device_weights& w, std::uint32_t n_sms, memory_plan& bytes) {
+  layout l;
+  l.add_bytes(w.bytes());
+  rank_space at;
+  at.decoder = gpu_decoder::lay_out(l, c, s, o, w, n_sms);
+  const std::uint64_t before = l.bytes();
+  at.slots = slot_admissions::lay_out(l, s);
+  bytes.slots = l.bytes() - before;
+  const bucket largest{s.max_batched_tokens, s.max_batched_tokens, s.max_slots};
+  const g::attention_shape shape{
+      c.n_heads,       c.n_kv_heads, c.head_dim, s.max_batched_tokens, std::min(s.max_batched_tokens, s.max_slots),
+      s.max_model_len, c.window,     n_sms};
+  at.inputs_bytes = step_layout_of(largest, shape).bytes;
+  at.inputs = l.add_bytes(at.inputs_bytes);
+  at.results = l.add<g::sample_result>(s.max_slots);
+  at.sample_scratch = l.add_bytes(g::sample_scratch_bytes(s.max_slots, s.vocab));
+  at.bytes = l.bytes();
+  bytes.weights = w.bytes();
+  bytes.page_bytes = gpu_decoder::page_bytes(c, o.kv);
+  bytes.kv = bytes.page_bytes * s.n_pages[0];
+  bytes.workspace = w.scratch_bytes() + products::workspace_bytes;
+  bytes.activations = at.bytes - bytes.weights - bytes.kv - bytes.slots - bytes.workspace;
+  return at;
+}
+
+}  // namespace
+
+step_layout step_layout_of(const bucket& b, const g::attention_shape& shape) {
+  return step_layout(b, max_page_entries(b), g::max_attention_items(shape));
+}
+
+result<rank_plan> plan_rank(std::shared_ptr<const model::model> m, const gpu_options& o) {
+  const auto refuse = [](const std::string& what) { return failure(errc::invalid_argument, what); };
+  if (o.max_slots == 0 || o.max_slots > 4096)
+    return refuse("the number of sequences on a GPU must be between 1 and 4096");
+  if (o.max_batched_tokens < o.max_slots || o.max_batched_tokens > 65536)
+    return refuse("the number of tokens in one step must be between that of sequences and 65536");
+  const auto& c = m->config;
+  if (c.head_dim > 256 || c.head_dim % 8 != 0 || c.hidden % 8 != 0 || c.ffn % 8 != 0)
+    return failure(errc::unsupported, "the GPU kernels want head_dim up to 256 and sizes in multiples of 8");
+  auto card = use_device(o.device);
+  if (!card) return card.take_error();
+  std::size_t free = 0, total = 0;
+  if (auto ok = check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo"); !ok) return ok.take_error();
+  auto weights = device_weights::plan(m, o);
+  if (!weights) return weights.take_error();
+
+  model::rank_shape s;
+  s.vocab = c.vocab;
+  s.max_model_len = o.max_model_len ? o.max_model_len : c.context;
+  s.max_slots = o.max_slots;
+  s.max_batched_tokens = o.max_batched_tokens;
+  s.depth = depth;
+  s.n_pages = {0};
+  const std::uint64_t page = gpu_decoder::page_bytes(c, o.kv);
+  memory_plan bytes;
+  const auto per_sequence = [&s] { return (std::uint64_t{s.max_model_len} + page_tokens - 1) / page_tokens; };
+  std::uint64_t pages = o.n_pages;
+  if (pages == 0) {
+    lay_out(c, s, o, *weights, card->n_sms, bytes);
+    const auto usable = static_cast<std::uint64_t>(static_cast<double>(free) * o.memory_share);
+    pages = usable > bytes.total() ? (usable - bytes.total()) / page : 0;
+    pages = std::min(pages, per_sequence() * s.max_slots);
+    if (pages < per_sequence() && o.max_model_len == 0)
+      s.max_model_len = static_cast<std::uint32_t>(pages * page_tokens);
+    if (pages == 0 || pages < per_sequence())
+      return failure(errc::out_of_memory, "device " + std::to_string(o.device) + " has " + std::to_string(free >> 20) +
+                                              " MiB free, which holds the weights but no sequence of " +
+                                              std::to_string(s.max_model_len) +
+                                              " tokens: lower max-model-len or max-num-seqs");
+  }
+  if (pages >= model::no_page) return refuse("more KV pages than page numbers");
+  s.n_pages = {static_cast<std::uint32_t>(pages)};
+  s.groups = {{c.window, c.n_layers, page}};
+  rank_plan p{*card, std::move(*weights), s, {}, {}};
+  p.at = lay_out(c, s, o, p.weights, card->n_sms, p.bytes);
+  p.bytes.free = free;
+  if (p.at.bytes > free)
+    return failure(errc::out_of_memory, "the rank would take " + p.bytes.describe() + ", the card has " +
+                                            std::to_string(free >> 20) +
+                                            " MiB free: lower max-num-seqs, max-num-batched-tokens or the KV cache");
+  return p;
+}
+
+std::string memory_plan::describe() const {
+  const auto mib = [](std::uint64_t b) { return std::to_string((b + (1u << 19)) >> 20) + " MiB"; };
+  return "weights " + mib(weights) + ", KV cache " + mib(kv) + " (" + std::to_string(page_bytes ? kv / page_bytes : 0) +
+         " pages), activations " + mib(activations) + ", slots " + mib(slots) + ", workspace " + mib(workspace) +
+         ", together " + mib(total());
+}
+
+result<memory_plan> plan_memory(std::shared_ptr<const model::model> m, const gpu_options& o) {
+  auto p = plan_rank(std::move(m), o);
+  if (!p) return p.take_error();
+  return p->bytes;
+}
+
+}  // namespace troupe::gpu
