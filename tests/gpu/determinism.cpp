@@ -1,0 +1,62 @@
+#include <boost/test/unit_test.hpp>
+
+#include "tests/backend/crowd.hpp"
+#include "tests/gpu/driver.hpp"
+
+using namespace troupe;
+using namespace troupe::test;
+using kernels::dtype;
+using kernels::gpu::kv_type;
+
+// Deterministic mode: alone = chunked = in a crowd, bit for bit.
+BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_chunks_batches_or_pages) {
+  for (const char* name : {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope"}) {
+    auto m = model::open_model(data(name)).value();
+    for (const auto& [type, kv] :
+         {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::bf16}, {dtype::bf16, kv_type::e4m3}}) {
+      std::mt19937 random(11);
+      const auto ids = random_ids(150, m->config.vocab, random);
+      gpu::gpu_options o = small(type, kv);
+      o.deterministic = true;
+      driver d(m, o);
+      const rows alone = d.logits(ids, 1000);
+      d.shuffle_pages(random);
+      BOOST_TEST_CONTEXT(name << " " << kernels::name(type) << " KV " << static_cast<int>(kv)) {
+        BOOST_TEST(same(alone, d.logits(ids, 1000)));
+        BOOST_TEST(same(alone, d.logits(ids, 1)));
+        BOOST_TEST(same(alone, d.logits(ids, 7)));
+        BOOST_TEST(same(alone, in_a_crowd(d, ids, random, m->config.vocab)));
+      }
+    }
+  }
+}
+
+// A captured graph gives the bits of the eager step, whatever its size.
+BOOST_AUTO_TEST_CASE(graphs_equal_eager_steps) {
+  auto m = model::open_model(data("llama3-rope")).value();
+  std::mt19937 random(5);
+  std::vector<std::vector<token_id>> eager, replayed;
+  for (const bool graphs : {false, true}) {
+    auto& out = graphs ? replayed : eager;
+    random.seed(5);
+    driver d(m, small(dtype::bf16, kv_type::bf16));
+    constexpr slot_id n = 7;
+    for (slot_id s = 0; s < n; ++s) {
+      sampling_params p;
+      p.seed = s;
+      p.temperature = s % 2 ? 0.8f : 0.0f;
+      if (s == 3) p.top_p = 0.8f, p.repetition_penalty = 1.2f;
+      d.admit(s, p, random_ids(3, m->config.vocab, random));
+      d.chunk(s, 0, random_ids(20 + s, m->config.vocab, random), model::row_output::sample);
+    }
+    out.resize(n);
+    for (auto [slot, token] : d.step()) out[slot].push_back(token);
+    if (graphs) d.warm_up(8);
+    for (std::uint32_t i = 0; i < 40; ++i) {
+      for (slot_id s = 0; s < n; ++s) d.decode(s, 20 + s + i);
+      if (graphs) d.plan.graph = {8, 8, 0};
+      for (auto [slot, token] : d.step()) out[slot].push_back(token);
+    }
+  }
+  BOOST_TEST(eager == replayed);
+}

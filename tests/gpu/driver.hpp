@@ -1,0 +1,24 @@
+#pragma once
+#include "src/gpu/gpu_backend.hpp"
+#include "tests/backend/driver.hpp"
+
+namespace troupe::test {
+
+class driver : public backend_driver {
+ public:
+  driver(std::shared_ptr<const model::model> m, const gpu::gpu_options& o)
+      : backend_driver([&](auto sinks) { return gpu::make_gpu_backend(std::move(m), o, std::move(sinks)).value(); }) {}
+};
+
+inline gpu::gpu_options small(kernels::dtype compute, kernels::gpu::kv_type kv) {
+  gpu::gpu_options o;
+  o.compute = compute;
+  o.kv = kv;
+  o.max_slots = 33;
+  o.max_batched_tokens = 300;
+  o.max_model_len = 512;
+  o.n_pages = 600;
+  return o;
+}
+
+}  // namespace troupe::test
