@@ -54,6 +54,7 @@ class actor {
   void on(rank_failed&&, outbox&);
   void on(drain&&, outbox&);
 
+  void begin(outbox& out) { settle(out); }  ///< graphs to capture before the first request
   void settle(outbox&);
   std::optional<time_point> next_deadline() const;
   void on_deadline(time_point now, outbox&);

@@ -42,6 +42,14 @@ rank_space lay_out(const model::model_config& c, const model::rank_shape& s, con
   return at;
 }
 
+/// The buckets of decode steps.
+std::vector<std::uint32_t> graph_sizes(std::uint32_t most) {
+  std::vector<std::uint32_t> out;
+  for (std::uint32_t n = 1; n <= std::min(most, 256u); ++n)
+    if (token_bucket(n, most) == n) out.push_back(n);
+  return out;
+}
+
 }  // namespace
 
 step_layout step_layout_of(const bucket& b, const g::attention_shape& shape) {
@@ -70,6 +78,7 @@ result<rank_plan> plan_rank(std::shared_ptr<const model::model> m, const gpu_opt
   s.max_slots = o.max_slots;
   s.max_batched_tokens = o.max_batched_tokens;
   s.depth = depth;
+  if (o.graphs) s.graph_sizes = graph_sizes(s.max_slots);
   s.n_pages = {0};
   const std::uint64_t page = gpu_decoder::page_bytes(c, o.kv);
   memory_plan bytes;

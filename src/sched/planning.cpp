@@ -29,6 +29,7 @@ std::shared_ptr<const model::step_plan> scheduler::plan_step(time_ns now) {
   drop_cancelled();
   check();
   if (failed_ || stopped_ || flights_.size() >= shape_.depth) return nullptr;
+  if (const auto key = graphs_.next()) return capture(*key);
   next_.rows.clear();
   next_.shape = {};
   do {
@@ -51,10 +52,20 @@ std::shared_ptr<const model::step_plan> scheduler::plan_step(time_ns now) {
 
 std::shared_ptr<const model::step_plan> scheduler::build(model::plan_kind kind) {
   next_.seq = ++last_seq_;
+  next_.kind = kind;
   flights_.push_back(next_);
+  builder_.graph = graphs_.key_for(builder_.rows);
   auto plan = builder_.build(last_seq_, kind);
   builder_.clear();
   return plan;
+}
+
+/// A plan of its own: what the next step has collected so far waits for it.
+std::shared_ptr<const model::step_plan> scheduler::capture(const model::graph_key& key) {
+  model::plan_builder builder;
+  builder.graph = key;
+  flights_.push_back({++last_seq_, model::plan_kind::warm_up, {}, {}});
+  return builder.build(last_seq_, model::plan_kind::warm_up);
 }
 
 void scheduler::plan_decodes() {

@@ -23,7 +23,7 @@ bool by_order(const sequence* a, const sequence* b) { return a->order < b->order
 }  // namespace
 
 scheduler::scheduler(model::rank_shape shape, scheduler_options options)
-    : shape_(std::move(shape)), options_(std::move(options)) {
+    : shape_(std::move(shape)), options_(std::move(options)), graphs_(shape_.graph_sizes, options_.warm_up) {
   if (shape_.max_slots == 0 || shape_.max_batched_tokens == 0 || shape_.depth == 0 || shape_.max_model_len == 0)
     throw error(errc::invalid_argument, "scheduler: the ranks have no slots, tokens or depth");
   if (shape_.groups.size() != shape_.n_pages.size())
@@ -335,9 +335,10 @@ void scheduler::on_step_done(const model::step_done& done) {
   const flight f = std::move(flights_.front());
   flights_.pop_front();
   last_done_ = done.seq;
-  ++counts_.steps;
   for (cache::page_lease& l : leases_) l.plans_done(last_done_);
-  if (f.rows.empty()) {  // the stop plan
+  if (f.kind == model::plan_kind::warm_up) return;
+  ++counts_.steps;
+  if (f.kind == model::plan_kind::stop) {
     drained_ = true;
     for (cache::page_lease& l : leases_) l.return_stock();
     return;

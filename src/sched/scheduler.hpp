@@ -12,6 +12,7 @@
 #include "src/cache/page_lease.hpp"
 #include "src/model/backend.hpp"
 #include "src/sched/cost_model.hpp"
+#include "src/sched/graph_book.hpp"
 #include "src/sched/sequence.hpp"
 #include "src/sched/waiting_queue.hpp"
 
@@ -24,6 +25,7 @@ struct scheduler_options {
   std::uint32_t min_chunk = 64;          ///< a prompt shares a step with others only down to this chunk
   time_ns step_budget = 100'000'000;     ///< device time of a step that has decode rows, see stall_bound; 0: no limit
   double watermark = 0.01;               ///< share of the pages that an admission leaves free for running sequences
+  bool warm_up = false;                  ///< have all graphs captured before the first step
   bool prefix_cache = false;             ///< look prompts up in the cache and publish what is computed
 };
 
@@ -139,6 +141,7 @@ class scheduler {
   };
   struct flight {
     step_seq seq;
+    model::plan_kind kind;
     step_shape shape;
     std::vector<flight_row> rows;
   };
@@ -183,6 +186,7 @@ class scheduler {
   void attach(sequence&);
   void add_row(sequence&, std::uint32_t n_tokens);
   std::shared_ptr<const model::step_plan> build(model::plan_kind);
+  std::shared_ptr<const model::step_plan> capture(const model::graph_key&);
   void look_up_ahead();
 
   // pages: memory.cpp
@@ -209,6 +213,7 @@ class scheduler {
   model::rank_shape shape_;
   scheduler_options options_;
   cost_model costs_;
+  graph_book graphs_;
   scheduler_output output_;
 
   std::unordered_map<request_id, std::unique_ptr<sequence>> sequences_;
