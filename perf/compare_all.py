@@ -4,12 +4,13 @@ pinned to the same two cores, the load's client on others.
 
     perf/compare_all.py --llama BIN_DIR --model FILE.gguf [--programs DIR] [--budget 300] [--logs DIR] [--skip start,hop]
 
---programs holds `troupe` and the perf_* programs (default: build/perf and build/perf/perf). Stages share the budget; each keeps what
-it prints in --logs. A stage that fails is named in the table, and the others run all the same.
+--programs holds `troupe` and the perf_* programs (default: build/perf and build/perf/perf). Stages share the budget (1.4 times of it is
+the end); each keeps what it prints in --logs. A stage that fails is named in the table, and the others run all the same.
 """
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -45,15 +46,15 @@ class Table:
         self.rows.append((title, text, None, None, None))
 
     def print(self):
-        print(f"{'':<40}{'troupe':>12}{'peer':>12}{'ratio':>8}   ranges")
+        print(f"{'':<48}{'troupe':>12}{'peer':>12}{'ratio':>8}   ranges")
         for title, unit, us, them, better in self.rows:
             if us is None:
-                print(f"{title:<40}{unit}")
+                print(f"{title:<48}{unit}")
             elif them is None:
-                print(f"{title + ', ' + unit:<40}{median(us):>12.2f}{'':>12}{'':>8}   {spread(us)}")
+                print(f"{title + ', ' + unit:<48}{median(us):>12.2f}{'':>12}{'':>8}   {spread(us)}")
             else:
                 sign = ">" if better == "more" else "<"
-                print(f"{title + ', ' + unit:<40}{median(us):>12.2f}{median(them):>12.2f}{ratio(us, them):>8.3f} {sign} {spread(us)}; {spread(them)}")
+                print(f"{title + ', ' + unit:<48}{median(us):>12.2f}{median(them):>12.2f}{ratio(us, them):>8.3f} {sign} {spread(us)}; {spread(them)}")
 
 
 def main():
@@ -70,7 +71,7 @@ def main():
     skip = set(filter(None, a.skip.split(",")))
     pin, roomy = two_cores()
     pin = a.pin or pin
-    table = Table()
+    table, started = Table(), time.monotonic()
     os.makedirs(a.logs, exist_ok=True)
     llama_program(a.llama, "llama-bench")
 
@@ -84,29 +85,40 @@ def main():
         """Its standard output; None if it failed or was skipped."""
         if name in skip:
             return None
+        limit = min(limit, started + 1.4 * a.budget - time.monotonic())
+        if limit < 5:
+            table.note(name, "left out: no time is left")
+            return None
         log = os.path.join(a.logs, name + ".log")
         print(f"== {name}: {' '.join(command)}", file=sys.stderr, flush=True)
         begin = time.monotonic()
         with open(log, "w") as errors:
             try:
-                done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=limit)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                table.note(name, f"failed: {error}")
+                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
+            except OSError as error:
+                table.note(name, f"did not start: {error}")
+                return None
+            try:
+                output, _ = process.communicate(timeout=limit)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # the script and the servers that it runs
+                process.wait()
+                table.note(name, f"stopped after {limit:.0f} s, see {log}")
                 return None
         with open(log, "a") as out:
-            out.write(done.stdout)
+            out.write(output)
         print(f"   {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
-        if done.returncode not in (0, 3):
-            table.note(name, f"ended with {done.returncode}, see {log}")
+        if process.returncode not in (0, 3):
+            table.note(name, f"ended with {process.returncode}, see {log}")
             return None
-        return done.stdout
+        return output
 
     def compare(name, script, *more, share, threads=2):
         command = [sys.executable, "-B", os.path.join(HERE, script), "--llama", a.llama, "--model", a.model, "--troupe", program("troupe"), "--pin", pin,
                    "-t", str(threads), "--budget", str(a.budget * share), "--json", *more]
         if a.keep:
             command.append("--keep")
-        output = stage(name, command, 3 * a.budget * share + 60)
+        output = stage(name, command, 2 * a.budget * share + 30)
         return None if output is None else json.loads(output)
 
     def benchmarks(name, *more):
@@ -135,7 +147,7 @@ def main():
             table.add(title, "ms", first.get("troupe", []), first.get(side, []), "less")
     for name, b in benchmarks("mailbox", "--benchmark_filter=under_load|send_and_receive|same_loop|sound").items():
         if "mailbox_ns" in b:
-            table.add(f"message, {name.split(':')[1].split('/')[0]} senders, beside a post", "ns", [b["mailbox_ns"]], [b["post_ns"]], "less")
+            table.add(f"message under load, {name.split(':')[1].split('/')[0]} senders, beside a post", "ns", [b["mailbox_ns"]], [b["post_ns"]], "less")
         elif "items_per_second" in b:
             table.add(f"{name}, a message", "ns", [1e9 / b["items_per_second"]], None)
         elif "lost_after" in b:
