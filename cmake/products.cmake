@@ -17,8 +17,9 @@ function(troupe_shared target module export_name)
   add_library(troupe::${export_name} ALIAS ${target})
 endfunction()
 
-# The sanitizers' runtimes want one copy in the program, so sanitized builds leave the shared libraries out.
-if(NOT TROUPE_SANITIZE)
+# The sanitizers' runtimes want one copy in the program, so sanitized builds leave the shared libraries out; portable ones
+# have no use for them, and Debian's archives are not made for them.
+if(NOT TROUPE_SANITIZE AND NOT TROUPE_PORTABLE)
   troupe_shared(libtroupe engine engine)
   set_target_properties(libtroupe PROPERTIES OUTPUT_NAME troupe)
 endif()

@@ -1,6 +1,7 @@
 # Compiler settings and third-party packages (all of them Debian's, by package name in tools/packages.txt).
 option(TROUPE_TESTS "build the tests" ON)
 option(TROUPE_PERF "build the benchmarks in perf/" OFF)
+option(TROUPE_PORTABLE "programs for another Linux of the same glibc or newer: cmake/portable.cmake" OFF)
 set(TROUPE_SANITIZE "" CACHE STRING "address | thread | empty")
 
 add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wno-missing-field-initializers>")
@@ -21,6 +22,10 @@ if(TROUPE_SANITIZE STREQUAL "address")
 elseif(TROUPE_SANITIZE STREQUAL "thread")
   add_compile_options(-fsanitize=thread -fno-omit-frame-pointer)
   add_link_options(-fsanitize=thread)
+endif()
+
+if(TROUPE_PORTABLE)
+  include(cmake/portable.cmake)
 endif()
 
 set(THREADS_PREFER_PTHREAD_FLAG ON)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prompt processing and generation speed: `troupe bench` beside llama-bench, in turn, medians and ratio.
 
-    perf/compare_llama.py --llama BIN_DIR --model FILE.gguf [-t THREADS] [-r ROUNDS] [-d 0,2048]
+    perf/compare_llama.py --llama BIN_DIR --model FILE.gguf [-t THREADS] [-r ROUNDS] [-d 0,2048] [--pin 0,1]
 
 Both measure tokens per second of a prompt of 512 tokens and of 128 generated ones, after a warm-up. Each round is one
 process of each side, so that neither profits from a quiet minute. Ratio: Troupe / llama.cpp, above 1 Troupe is faster.
@@ -35,16 +35,16 @@ def main():
         command = [llama_program(a.llama, "llama-bench"), "-m", a.model, "-n", lists[1], "-d", lists[2], "-t", str(a.threads),
                    "-r", "1", "-ctk", a.ctk, "-ctv", a.ctk, "-fa", "auto", "-o", "json"]
         with Watch() as w:
-            rows = json.loads(run([*command, "-p", "0"], env=llama_environment(a.llama)))
-            rows += json.loads(run([*command[:3], "-p", lists[0], "-n", "0", *command[7:]], env=llama_environment(a.llama)))
+            rows = json.loads(run([*command, "-p", "0"], a.pin, env=llama_environment(a.llama)))
+            rows += json.loads(run([*command[:3], "-p", lists[0], "-n", "0", *command[7:]], a.pin, env=llama_environment(a.llama)))
         return {name_of(r["n_prompt"], r["n_gen"], r["n_depth"]): r["avg_ts"] for r in rows}, w.others
 
     def troupe():
         with Watch() as w:
-            rows = json.loads(run([a.troupe, "bench", a.model, "-p", lists[0], "-n", lists[1], "-d", lists[2], "-t", str(a.threads), "-r", "1", "--json"]))
+            rows = json.loads(run([a.troupe, "bench", a.model, "-p", lists[0], "-n", lists[1], "-d", lists[2], "-t", str(a.threads), "-r", "1", "--json"], a.pin))
         return {r["test"]: r["median"] for r in rows}, w.others
 
-    results = interleaved(chosen({"llama.cpp": llama, "troupe": troupe}, a.only), a.rounds, a.others, a.keep)
+    results = interleaved(chosen({"llama.cpp": llama, "troupe": troupe}, a.only), a)
     tests = [name_of(n, 0, 0) for n in a.p] + [name_of(0, n, d) for n in a.n for d in a.d]
     table = {test: {side: [one[test] for one in runs] for side, runs in results.items()} for test in tests}
     if a.json:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Serving: `troupe serve` beside llama-server under the same load of perf/load.py, in turn.
 
-    perf/compare_server.py --llama BIN_DIR --model FILE.gguf [-c 32] [--requests 128] [--prompt-words 64] [--output 128]
+    perf/compare_server.py --llama BIN_DIR --model FILE.gguf [-c 32] [--requests 128] [--prompt-words 64] [--output 128] [--pin 0,1]
 
 Each round starts one server, warms it up, loads it, stops it, then the other. Printed: tokens per second (ratio above 1:
 Troupe is faster) and 99th percentile of the gaps between events (ratio below 1: Troupe is smoother), first token, and memory.
@@ -17,7 +17,8 @@ import time
 import urllib.request
 
 from load import run_load
-from measure import Watch, add_common_options, chosen, interleaved, llama_environment, llama_program, machine, median, ratio, spread
+from measure import (Watch, add_common_options, chosen, interleaved, leave_cpus, llama_environment, llama_program, machine, median, on_cpus, ratio,
+                     spread)
 
 
 def free_port():
@@ -28,14 +29,15 @@ def free_port():
 class Running:
     """A server process that answers /health before the with block begins."""
 
-    def __init__(self, command, port, env=None):
-        self.command, self.port, self.env = command, port, env
+    def __init__(self, command, port, env=None, cpus=None):
+        self.command, self.port, self.env, self.cpus = command, port, env, cpus
         self.url = f"http://127.0.0.1:{port}"
 
     def __enter__(self):
         self.log = tempfile.TemporaryFile("w+", errors="replace")
         started = time.monotonic()
-        self.process = subprocess.Popen(self.command, stdout=self.log, stderr=subprocess.STDOUT, env=self.env)
+        with on_cpus(self.cpus):
+            self.process = subprocess.Popen(self.command, stdout=self.log, stderr=subprocess.STDOUT, env=self.env)
         while True:
             if self.process.poll() is not None or time.monotonic() - started > 120:
                 self.process.kill()
@@ -73,6 +75,7 @@ def main():
     parser.add_argument("--max-len", type=int, default=0, help="tokens of one sequence (default: what the load needs)")
     parser.add_argument("--json", action="store_true")
     a = parser.parse_args()
+    leave_cpus(a.pin)
     # Words of the list are one or two tokens in any vocabulary of use.
     length = a.max_len or 2 * (a.prompt_words + a.shared_words) + a.output + 32
     length = (length + 255) // 256 * 256
@@ -80,7 +83,7 @@ def main():
     def side(make_command, env=None):
         def once():
             port = free_port()
-            with Running(make_command(port), port, env) as server:
+            with Running(make_command(port), port, env, a.pin) as server:
                 options = dict(words=a.prompt_words, shared_words=a.shared_words)
                 run_load(server.url, concurrency=a.concurrency, requests=a.concurrency, output=8, seed=99, **options)
                 with Watch(server.process.pid) as w:
@@ -95,7 +98,7 @@ def main():
                                "-c", str(length * a.concurrency), "-t", str(a.threads), "--offline"], llama_environment(a.llama))
     troupe = side(lambda port: [a.troupe, "serve", a.model, "--port", str(port), "--max-num-seqs", str(a.concurrency), "--max-model-len", str(length),
                                 "--threads", str(a.threads)])
-    results = interleaved(chosen({"llama.cpp": llama, "troupe": troupe}, a.only), a.rounds, a.others, a.keep)
+    results = interleaved(chosen({"llama.cpp": llama, "troupe": troupe}, a.only), a)
     if a.json:
         print(json.dumps({"machine": machine(), "threads": a.threads, "concurrency": a.concurrency, "rounds": results}))
         return 0

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Start: from the process's start to the first byte of text, with the model in the page cache, `troupe generate` beside llama-completion.
 
-    perf/compare_start.py --llama BIN_DIR --model FILE.gguf [-r 15]
+    perf/compare_start.py --llama BIN_DIR --model FILE.gguf [-r 15] [--pin 0,1]
 
 llama.cpp runs twice: as it comes (with a warm-up pass before the prompt) and with --no-warmup. Ratio: Troupe / llama.cpp, below 1 Troupe is faster.
 """
@@ -12,14 +12,16 @@ import subprocess
 import sys
 import time
 
-from measure import Watch, add_common_options, chosen, interleaved, llama_environment, llama_program, machine, median, ratio, spread
+from measure import (Watch, add_common_options, chosen, interleaved, leave_cpus, llama_environment, llama_program, machine, median, on_cpus, ratio,
+                     spread)
 
 
-def first_byte(command, env=None):
+def first_byte(command, env=None, cpus=None):
     """Milliseconds to the first byte on stdout, and to the end."""
     with open(os.devnull, "rb") as nothing:
         started = time.perf_counter()
-        process = subprocess.Popen(command, stdin=nothing, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env, bufsize=0)
+        with on_cpus(cpus):
+            process = subprocess.Popen(command, stdin=nothing, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env, bufsize=0)
         byte = process.stdout.read(1)
         first = time.perf_counter() - started
         process.stdout.read()
@@ -37,6 +39,7 @@ def main():
     parser.add_argument("--prompt", default="The capital of France is")
     parser.add_argument("--json", action="store_true")
     a = parser.parse_args()
+    leave_cpus(a.pin)
     with open(a.model, "rb") as f:
         while f.read(1 << 24):
             pass
@@ -44,7 +47,7 @@ def main():
     def side(command, env=None):
         def once():
             with Watch() as w:
-                result = first_byte(command, env)
+                result = first_byte(command, env, a.pin)
             return result, w.others
         return once
 
@@ -58,7 +61,7 @@ def main():
         sides = chosen(sides, a.only)
     for once in sides.values():
         once()  # libraries into the page cache
-    results = interleaved(sides, a.rounds, a.others, a.keep)
+    results = interleaved(sides, a)
     if a.json:
         print(json.dumps({"machine": machine(), "threads": a.threads, "rounds": results}))
         return

@@ -6,9 +6,11 @@
 #include <asio/executor_work_guard.hpp>
 #include <asio/io_context.hpp>
 #include <asio/post.hpp>
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <ctime>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -56,17 +58,35 @@ class sleeper {
 
 constexpr std::uint64_t per_round = 1'000'000;
 
-/// `per_round` messages from `senders` threads; the seconds it took, threads included.
-double mailbox_round(unsigned senders) {
+/// Processor time of the calling thread, in the kernel too.
+double thread_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+struct costs {
+  double wall = 0;           ///< seconds, threads included
+  double send = 0;           ///< seconds of processor, all senders
+  double receive = 0;        ///< seconds of processor, consumer, its naps and their wakes included
+  std::uint64_t parks = 0;
+};
+
+/// `per_round` messages from `senders` threads.
+void mailbox_round(unsigned senders, costs& all) {
+  const double before = thread_seconds();
   const auto start = std::chrono::steady_clock::now();
   auto box = std::make_shared<mail::mailbox<payload>>(4096, senders);
   std::vector<std::thread> threads;
   std::atomic<unsigned> running{senders};
+  std::atomic<double> sending{0};
   for (unsigned s = 0; s < senders; ++s) {
     threads.emplace_back([&, to = mail::sender<payload>(box)]() mutable {
+      const double begin = thread_seconds();
       for (std::uint64_t i = 0; i < per_round / senders; ++i) {
         while (!to.try_send(payload{i, i, i, i})) std::this_thread::yield();
       }
+      sending += thread_seconds() - begin;
       if (--running == 0) to.close();
     });
   }
@@ -80,13 +100,16 @@ double mailbox_round(unsigned senders) {
     } else if (box->drained()) {
       break;
     } else if (box->park(sleep.waker())) {
+      ++all.parks;
       sleep.sleep();
     }
   }
+  all.receive += thread_seconds() - before;
   for (auto& t : threads) t.join();
   box->disarm();
   benchmark::DoNotOptimize(sum);
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  all.send += sending;
+  all.wall += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 /// The same as closures posted to an io_context, which has no bound.
@@ -111,18 +134,24 @@ double post_round(unsigned senders) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Both in turn, so that a busy machine is unfair to neither. Counters: ns per message of each, and post over mailbox.
+/// Both in turn, so that a busy machine is unfair to neither. Counters: ns per message of each, and post over mailbox;
+/// what of it is processor time of senders and consumer, and messages per park: this consumer does nothing with a message,
+/// so it is faster than a sender and sleeps often, and most of the processor time is the kernel's, for sleep and wake.
 void under_load(benchmark::State& state) {
   const auto senders = static_cast<unsigned>(state.range(0));
-  double mailbox = 0, post = 0;
+  costs mailbox;
+  double post = 0;
   for (auto _ : state) {
-    mailbox += mailbox_round(senders);
+    mailbox_round(senders, mailbox);
     post += post_round(senders);
   }
   const double messages = static_cast<double>(state.iterations() * (per_round / senders * senders));
-  state.counters["mailbox_ns"] = mailbox / messages * 1e9;
+  state.counters["mailbox_ns"] = mailbox.wall / messages * 1e9;
   state.counters["post_ns"] = post / messages * 1e9;
-  state.counters["ratio"] = post / mailbox;
+  state.counters["ratio"] = post / mailbox.wall;
+  state.counters["send_ns"] = mailbox.send / messages * 1e9;
+  state.counters["receive_ns"] = mailbox.receive / messages * 1e9;
+  state.counters["per_park"] = messages / static_cast<double>(std::max<std::uint64_t>(mailbox.parks, 1));
 }
 BENCHMARK(under_load)->ArgName("senders")->Arg(1)->Arg(3)->Arg(8)->UseRealTime()->Unit(benchmark::kMillisecond);
 

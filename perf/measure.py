@@ -1,4 +1,5 @@
-"""What the comparison scripts share: the machine, who else used it during a run, medians, ratios."""
+"""What the comparison scripts share: the machine, who else used it during a run, pinning, medians, ratios."""
+import contextlib
 import os
 import resource
 import statistics
@@ -66,20 +67,56 @@ class Watch:
         self.others = max(0.0, (all_busy_seconds() - busy) - (self._own() - own)) / max(self.seconds, 1e-9)
 
 
-def interleaved(sides, rounds, limit, keep, say=lambda text: print(text, file=sys.stderr)):
-    """Runs the sides in turn, `rounds` clean times each, and returns {name: [result]}.
+def cpu_set(text):
+    """"0,2-3" as a set."""
+    cpus = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
 
-    `sides` is {name: function() -> (result, others)}. A round in which others used more than `limit` cores during any side is
+
+@contextlib.contextmanager
+def on_cpus(cpus):
+    """What is started inside inherits these processors; this process has its own again afterwards. None: all as it was."""
+    before = os.sched_getaffinity(0)
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def leave_cpus(cpus):
+    """Moves this process, the client, off the processors of what it measures, if there are others."""
+    rest = os.sched_getaffinity(0) - (cpus or set())
+    if cpus and rest:
+        os.sched_setaffinity(0, rest)
+
+
+def interleaved(sides, a, say=lambda text: print(text, file=sys.stderr)):
+    """Runs the sides in turn, `a.rounds` clean times each, and returns {name: [result]}; `a`: of add_common_options.
+
+    `sides` is {name: function() -> (result, others)}. A round in which others used more than `a.others` cores during any side is
     discarded and repeated, up to three times `rounds` in all; with `keep`, or when no round was clean, it counts all the same.
+    No round begins that would end after the budget, if all take as long as the longest.
     """
+    rounds, limit, keep = a.rounds, a.others, a.keep
     clean, dirty = [], []
     names = list(sides)
+    started, longest = time.monotonic(), 0.0
     for attempt in range(3 * rounds):
+        begin = time.monotonic()
+        if attempt and a.budget and begin - started + longest > a.budget:
+            say(f"the budget of {a.budget:g} s ends here")
+            break
         order = names if attempt % 2 == 0 else names[::-1]
         one = {name: sides[name]() for name in order}
         others = max(o for _, o in one.values())
         good = keep or others <= limit
         (clean if good else dirty).append({name: result for name, (result, _) in one.items()})
+        longest = max(longest, time.monotonic() - begin)
         say(f"round {attempt + 1}: others used {others:.2f} cores{'' if others <= limit else ', kept' if keep else ', discarded'}")
         if len(clean) == rounds:
             break
@@ -99,6 +136,8 @@ def add_common_options(parser, rounds):
     parser.add_argument("-t", "--threads", type=int, default=os.cpu_count(), help="compute threads (default: all cores)")
     parser.add_argument("--others", type=float, default=0.1, metavar="CORES", help="discard rounds in which others used more than this (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="discard nothing")
+    parser.add_argument("--budget", type=float, default=0, metavar="SECONDS", help="begin no round that would end later (default: none)")
+    parser.add_argument("--pin", type=cpu_set, metavar="CPUS", help="processors for what is measured, as 0,2-3; the client keeps to the others")
     parser.add_argument("--only", choices=["llama.cpp", "troupe"], help="run one side, to try the script")
 
 
@@ -106,9 +145,10 @@ def chosen(sides, only):
     return {name: f for name, f in sides.items() if only in (None, name)}
 
 
-def run(command, **more):
+def run(command, cpus=None, **more):
     """Output of a command that must succeed."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    with on_cpus(cpus):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return done.stdout
