@@ -239,6 +239,7 @@ class actor_system::wiring {
     sched::actor_options options;
     options.shape = shape;
     options.policy.eos_tokens = parts.eos;
+    options.policy.warm_up = parts.warm_up;
     sched_->start(std::move(out), std::move(options), status_, parts.metrics);
 
     auto to_sched = std::make_shared<mail::sender<sched::message>>(sched_->make_sender());

@@ -21,6 +21,7 @@ struct actor_parts {
   std::uint32_t n_text_shards = 1;
   std::uint32_t max_requests = 256;
   bool fold = false;
+  bool warm_up = false;                             ///< graphs before the first request
   std::shared_ptr<watch::engine_metrics> metrics;
   std::function<void(std::string)> on_rank_lost;  ///< once, on an engine thread
 };

@@ -6,8 +6,8 @@
 
 #include "actors/front/engine_impl.hpp"
 #include "actors/front/port.hpp"
+#include "actors/rank/backends.hpp"
 #include "src/base/log.hpp"
-#include "src/cpu/cpu_backend.hpp"
 #include "src/model/locate.hpp"
 #include "src/text/open_tokenizer.hpp"
 
@@ -39,24 +39,10 @@ text::text_model load_text(const engine_options& options, const std::string& pat
   return out;
 }
 
-cpu::cpu_options backend_options(const engine_options& o) {
-  cpu::cpu_options c;
-  c.threads = o.threads;
-  c.max_slots = o.max_num_seqs;
-  if (o.max_num_batched_tokens) c.max_batched_tokens = std::max(o.max_num_batched_tokens, o.max_num_seqs);
-  else c.max_batched_tokens = std::max(c.max_batched_tokens, o.max_num_seqs);
-  c.max_model_len = o.max_model_len;
-  c.reference = o.reference;
-  if (o.kv_cache_dtype == "f32") c.kv = cpu::kv_dtype::f32;
-  else if (o.kv_cache_dtype == "bf16") c.kv = cpu::kv_dtype::bf16;
-  else if (o.kv_cache_dtype == "auto" || o.kv_cache_dtype == "f16") c.kv = cpu::kv_dtype::f16;
-  else throw error(errc::invalid_argument, "kv_cache_dtype '" + o.kv_cache_dtype + "': use auto, f16, bf16 or f32");
-  return c;
-}
-
 void check(const engine_options& o) {
-  if (o.device != "auto" && o.device != "cpu")
-    throw error(errc::unsupported, "device '" + o.device + "': this build computes on the CPU: use auto or cpu");
+  rank::check_device(o.device).value();
+  if (!(o.gpu_memory_utilization > 0 && o.gpu_memory_utilization <= 1))
+    throw error(errc::invalid_argument, "gpu_memory_utilization must be above 0 and at most 1");
   if (o.max_num_seqs == 0) throw error(errc::invalid_argument, "max_num_seqs must be at least 1");
   if (o.max_requests == 0) throw error(errc::invalid_argument, "max_requests must be at least 1");
   if (o.stream_buffer == 0) throw error(errc::invalid_argument, "stream_buffer must be at least 1");
@@ -78,18 +64,9 @@ void engine::impl::load() {
   // The tokenizer's tables and the packed weights are the two long parts of a start, and independent.
   auto text = std::async(std::launch::async, [this] { return load_text(options_, info_.path); });
   model_ = model::open_model(info_.path).value();
-  cpu::cpu_options cpu_options = backend_options(options_);
-  auto plan = cpu::plan_memory(*model_, cpu_options).value();
-  if (options_.kv_cache_memory_bytes) {
-    cpu_options.n_pages = static_cast<std::uint32_t>(std::min<std::uint64_t>(options_.kv_cache_memory_bytes / plan.page_bytes, 1u << 30));
-    if (cpu_options.n_pages == 0)
-      throw error(errc::invalid_argument, "kv_cache_memory_bytes: one page of the KV cache takes " +
-                                              std::to_string(plan.page_bytes) + " bytes: give more");
-    plan = cpu::plan_memory(*model_, cpu_options).value();
-  }
-  log().info("{}: {}", info_.path, plan.describe());
+  rank::made_backend made = rank::make_backend(options_, model_, sinks_).value();
   actor_parts parts;
-  parts.backend = cpu::make_cpu_backend(model_, cpu_options, sinks_).value();
+  parts.backend = std::move(made.backend);
   text_ = text.get();
   if (!text_.tokenizer) log().info("{}", text_.why_no_tokenizer);
   text_.vocab = model_->config.vocab;
@@ -99,10 +76,11 @@ void engine::impl::load() {
   info_.max_num_seqs = shape.max_slots;
   info_.max_num_batched_tokens = shape.max_batched_tokens;
   info_.n_pages = shape.n_pages.empty() ? 0 : shape.n_pages.front();
-  info_.kv_cache_bytes = plan.kv;
-  info_.weight_bytes = plan.weights;
-  info_.threads = cpu_options.threads ? cpu_options.threads : std::max(1u, std::thread::hardware_concurrency());
-  info_.isa = options_.reference ? "reference" : std::string(kernels::cpu::name(cpu_options.isa));
+  info_.kv_cache_bytes = made.kv_bytes;
+  info_.weight_bytes = made.weight_bytes;
+  info_.threads = made.threads;
+  info_.device = made.device;
+  info_.isa = made.arithmetic;
   describe();
 
   metrics_ = std::make_shared<watch::engine_metrics>(watch::engine_labels{
@@ -117,6 +95,7 @@ void engine::impl::load() {
   parts.n_text_shards = options_.text_threads;
   parts.max_requests = options_.max_requests;
   parts.fold = options_.fold_threads;
+  parts.warm_up = options_.warm_up;
   parts.metrics = metrics_;
   parts.on_rank_lost = [this](std::string what) { rank_lost(what); };
   system_ = std::make_unique<actor_system>(std::move(parts));
@@ -132,7 +111,6 @@ void engine::impl::describe() {
   info_.vocab = c.vocab;
   info_.context_length = c.context;
   for (const auto& t : model_->weights.source().tensors()) info_.n_parameters += t.shape.elements();
-  info_.device = "cpu";
   info_.eos_tokens = c.eos;
   if (text_.tokenizer) {
     info_.bos_token = text_.tokenizer->bos();

@@ -9,13 +9,19 @@ struct engine_options {
   std::string model;                        ///< a .gguf file, a directory with config.json and *.safetensors, or a name in the model folder
   std::string served_model_name;            ///< empty: the model's file name without its ending
   std::string chat_template;                ///< a file with a Jinja template; empty: the model's own
-  std::string device = "auto";              ///< auto, cpu
+  std::string device = "auto";              ///< auto (the first GPU, else the CPU), cpu, cuda, cuda:N
+  std::string dtype = "auto";               ///< what is computed in: auto, float32; on a GPU also bfloat16, float16
+  std::string quantization;                 ///< on a GPU, of unquantized linear layers at load: int8, int4, fp8; empty: none
+  bool deterministic = false;               ///< on a GPU: the same bits whatever runs beside a request (the CPU always does)
+  bool enforce_eager = false;               ///< on a GPU: no captured graphs
+  bool warm_up = false;                     ///< on a GPU: capture all graphs at start, not when a size is first met
+  double gpu_memory_utilization = 0.9;      ///< share of the free memory that a GPU rank may take
   std::uint32_t threads = 0;                ///< compute threads of a CPU rank
   std::uint32_t max_model_len = 0;          ///< tokens of one sequence; 0: the model's context, as far as the cache holds it
   std::uint32_t max_num_seqs = 64;          ///< sequences that run at once
   std::uint32_t max_num_batched_tokens = 0; ///< tokens in one step
   std::uint64_t kv_cache_memory_bytes = 0;  ///< 0: a share of the free memory, at most what the options can use
-  std::string kv_cache_dtype = "auto";      ///< auto, f16, f32, bf16
+  std::string kv_cache_dtype = "auto";      ///< auto, f16, f32, bf16; on a GPU also fp8
   std::uint32_t max_requests = 256;         ///< requests in the system; more are refused before they are encoded
   std::uint32_t stream_buffer = 1024;       ///< tokens a stream may be ahead of its reader before it parks
   std::uint32_t stall_seconds = 60;         ///< a parked stream is cancelled after this time

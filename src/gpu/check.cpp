@@ -1,5 +1,7 @@
 #include "src/gpu/check.hpp"
 
+#include "src/gpu/blas_library.hpp"
+
 namespace troupe::gpu {
 
 failure cuda_failure(cudaError_t code, const char* call) {
@@ -8,7 +10,9 @@ failure cuda_failure(cudaError_t code, const char* call) {
 }
 
 failure blas_failure(cublasStatus_t code, const char* call) {
-  return {errc::rank_failed, std::string(call) + ": " + cublasLtGetStatusString(code)};
+  auto library = blas_library::get();
+  return {errc::rank_failed,
+          std::string(call) + ": " + (library ? (*library)->status_string(code) : "cuBLASLt is not loaded")};
 }
 
 }  // namespace troupe::gpu

@@ -383,6 +383,10 @@ result<bool> gpu_backend::poll(model::step_done& done) {
   return true;
 }
 
+std::uint64_t page_bytes(const model::model& m, const gpu_options& o) {
+  return gpu_decoder::page_bytes(m.config, o.kv);
+}
+
 result<std::unique_ptr<model::backend>> make_gpu_backend(std::shared_ptr<const model::model> m, const gpu_options& o,
                                                          std::shared_ptr<model::sink_table> sinks) {
   auto p = plan_rank(m, o);

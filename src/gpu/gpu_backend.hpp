@@ -12,6 +12,9 @@ namespace troupe::gpu {
 /// unsupported, invalid_argument, out_of_memory.
 result<memory_plan> plan_memory(std::shared_ptr<const model::model>, const gpu_options&);
 
+/// Bytes of one KV page, all layers.
+std::uint64_t page_bytes(const model::model&, const gpu_options&);
+
 /// Takes all memory, loads the weights. Thread: the rank's from then on, whose current device it sets. Depth 2. `sinks`
 /// may be null when no plan has logits rows. Errors as plan_memory, and rank_failed.
 result<std::unique_ptr<model::backend>> make_gpu_backend(std::shared_ptr<const model::model>, const gpu_options&,

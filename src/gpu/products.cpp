@@ -22,55 +22,54 @@ void* shifted(void* y, dtype type, std::uint32_t columns) {
 }  // namespace
 
 products::choice::~choice() {
-  if (operation) cublasLtMatmulDescDestroy(operation);
+  if (operation) lt->descriptor_destroy(operation);
   for (cublasLtMatrixLayout_t l : {a, b, c})
-    if (l) cublasLtMatrixLayoutDestroy(l);
+    if (l) lt->layout_destroy(l);
 }
 
 result<products> products::make(dtype compute, bool deterministic, void* workspace, std::uint64_t workspace_size,
                                 void* dequantized) {
+  auto library = blas_library::get();
+  if (!library) return library.take_error();
   products p;
+  p.lt_ = *library;
   p.compute_ = compute;
   p.deterministic_ = deterministic;
   p.workspace_ = workspace;
   p.workspace_size_ = workspace_size;
   p.dequantized_ = dequantized;
   cublasLtHandle_t h = nullptr;
-  if (auto ok = check(cublasLtCreate(&h), "cublasLtCreate"); !ok) return ok.take_error();
-  p.handle_.reset(h);
+  if (auto ok = check((*library)->create(&h), "cublasLtCreate"); !ok) return ok.take_error();
+  p.handle_.reset(h, p.lt_->destroy);
   return p;
 }
 
 /// Column-major to cuBLASLt: y^T [rows, m] = W [rows, cols] x^T [cols, m], where W^T and x^T lie as they are in memory.
 result<void> products::describe(const product_shape& s, choice& c) {
+  const blas_library& b = *lt_;
   const cublasOperation_t transposed = CUBLAS_OP_T;
   for (const auto& [code, call] : {
-           std::pair{cublasLtMatmulDescCreate(&c.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-                     "cublasLtMatmulDescCreate"},
-           std::pair{cublasLtMatrixLayoutCreate(&c.a, type_of(s.type), s.cols, s.rows, s.cols),
-                     "cublasLtMatrixLayoutCreate"},
-           std::pair{cublasLtMatrixLayoutCreate(&c.b, type_of(s.type), s.cols, s.m, s.cols),
-                     "cublasLtMatrixLayoutCreate"},
-           std::pair{cublasLtMatrixLayoutCreate(&c.c, type_of(s.y_type), s.rows, s.m, s.ld_y),
-                     "cublasLtMatrixLayoutCreate"},
+           std::pair{b.descriptor_create(&c.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate"},
+           std::pair{b.layout_create(&c.a, type_of(s.type), s.cols, s.rows, s.cols), "cublasLtMatrixLayoutCreate"},
+           std::pair{b.layout_create(&c.b, type_of(s.type), s.cols, s.m, s.cols), "cublasLtMatrixLayoutCreate"},
+           std::pair{b.layout_create(&c.c, type_of(s.y_type), s.rows, s.m, s.ld_y), "cublasLtMatrixLayoutCreate"},
        })
     if (auto ok = check(code, call); !ok) return ok;
-  return check(cublasLtMatmulDescSetAttribute(c.operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
+  return check(b.descriptor_set(c.operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
                "cublasLtMatmulDescSetAttribute");
 }
 
 result<std::vector<cublasLtMatmulHeuristicResult_t>> products::candidates(const choice& c, int most) {
   cublasLtMatmulPreference_t preference = nullptr;
-  if (auto ok = check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"); !ok)
+  if (auto ok = check(lt_->preference_create(&preference), "cublasLtMatmulPreferenceCreate"); !ok)
     return ok.take_error();
   std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<std::size_t>(most));
   int n = 0;
-  cublasStatus_t code = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                             &workspace_size_, sizeof workspace_size_);
+  cublasStatus_t code = lt_->preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_size_,
+                                            sizeof workspace_size_);
   if (code == CUBLAS_STATUS_SUCCESS)
-    code = cublasLtMatmulAlgoGetHeuristic(handle_.get(), c.operation, c.a, c.b, c.c, c.c, preference, most,
-                                          found.data(), &n);
-  cublasLtMatmulPreferenceDestroy(preference);
+    code = lt_->heuristic(handle_.get(), c.operation, c.a, c.b, c.c, c.c, preference, most, found.data(), &n);
+  lt_->preference_destroy(preference);
   if (code != CUBLAS_STATUS_SUCCESS && code != CUBLAS_STATUS_NOT_SUPPORTED)
     return blas_failure(code, "cublasLtMatmulAlgoGetHeuristic");
   found.resize(static_cast<std::size_t>(n));
@@ -80,7 +79,7 @@ result<std::vector<cublasLtMatmulHeuristicResult_t>> products::candidates(const 
 result<products::choice*> products::plan(const product_shape& s) {
   auto& slot = plans_[s];
   if (slot) return slot.get();
-  auto c = std::make_unique<choice>();
+  auto c = std::make_unique<choice>(lt_);
   if (auto ok = describe(s, *c); !ok) return ok.take_error();
   auto found = candidates(*c, 1);
   if (!found) return found.take_error();
@@ -94,8 +93,8 @@ result<products::choice*> products::plan(const product_shape& s) {
 
 result<void> products::blas(const choice& c, const void* weight, const product& p, void* y, cudaStream_t stream) {
   const float one = 1.0f, beta = p.accumulate ? 1.0f : 0.0f;
-  return check(cublasLtMatmul(handle_.get(), c.operation, &one, weight, c.a, p.x, c.b, &beta, y, c.c, y, c.c,
-                              &c.algorithm, workspace_, workspace_size_, stream),
+  return check(lt_->matmul(handle_.get(), c.operation, &one, weight, c.a, p.x, c.b, &beta, y, c.c, y, c.c, &c.algorithm,
+                           workspace_, workspace_size_, stream),
                "cublasLtMatmul");
 }
 

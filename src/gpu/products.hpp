@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/common/dtype.hpp"
+#include "src/gpu/blas_library.hpp"
 #include "src/gpu/device.hpp"
 #include "src/gpu/device_weights.hpp"
 
@@ -50,15 +51,12 @@ class products {
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
     bool own = false;  ///< our kernel instead
+    const blas_library* lt;
+    explicit choice(const blas_library* library) : lt(library) {}
     ~choice();
-    choice() = default;
     choice(const choice&) = delete;
     choice& operator=(const choice&) = delete;
   };
-  struct handle_deleter {
-    void operator()(cublasLtContext* h) const { cublasLtDestroy(h); }
-  };
-
   result<choice*> plan(const product_shape&);
   result<void> describe(const product_shape&, choice&);
   result<std::vector<cublasLtMatmulHeuristicResult_t>> candidates(const choice&, int most);
@@ -68,7 +66,8 @@ class products {
 
   kernels::dtype compute_ = kernels::dtype::bf16;
   bool deterministic_ = false;
-  std::unique_ptr<cublasLtContext, handle_deleter> handle_;
+  const blas_library* lt_ = nullptr;
+  std::shared_ptr<cublasLtContext> handle_;
   void* workspace_ = nullptr;
   std::uint64_t workspace_size_ = 0;
   void* dequantized_ = nullptr;

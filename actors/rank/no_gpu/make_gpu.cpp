@@ -1,0 +1,14 @@
+#include "actors/rank/backends.hpp"
+
+namespace troupe::rank {
+
+bool has_gpu() { return false; }
+
+result<made_backend> make_gpu(const engine_options& o, int, std::shared_ptr<const model::model>,
+                              std::shared_ptr<model::sink_table>) {
+  return failure(
+      errc::unsupported,
+      "device '" + o.device + "': this build has no CUDA backend: build it where the CUDA toolkit is, or use cpu");
+}
+
+}  // namespace troupe::rank
