@@ -1,0 +1,97 @@
+#include "kernels/gpu/dense.hpp"
+#include "kernels/gpu/element.cuh"
+
+namespace troupe::kernels::gpu {
+namespace {
+
+/// x / (1 + exp(-y)); __fdividef is within 2 ulp and gives 0 where exp overflows. With y = x it is SiLU.
+__device__ float logistic_share(float x, float y) { return __fdividef(x, 1.0f + expf(-y)); }
+
+template <gate_activation activation>
+__device__ float activate(float x) {
+  if constexpr (activation == gate_activation::silu) {
+    return logistic_share(x, x);
+  } else if constexpr (activation == gate_activation::gelu_tanh) {
+    // x (1 + tanh u) / 2 = x / (1 + exp(-2u)), which loses nothing where tanh nears -1. u = sqrt(2/pi) (x + 0.044715 x^3)
+    return logistic_share(x, 1.5957691216057308f * x * fmaf(0.044715f * x, x, 1.0f));
+  } else {
+    return 0.5f * x * erfcf(-0.70710678118654752f * x);
+  }
+}
+
+constexpr int gate_threads = 256;
+
+/// Block (x, y): packets of 16 bytes of token x, one per thread and turn. Bytes: 3 * ffn * sizeof(T) per token.
+template <class T, gate_activation activation>
+__global__ void __launch_bounds__(gate_threads)
+    gate_kernel(const packet<T>* gate_up, const float* gate_bias, const float* up_bias, packet<T>* out,
+                std::uint32_t packets, const std::uint32_t* n_tokens) {
+  constexpr int size = packet<T>::size;
+  const std::uint64_t t = blockIdx.x;
+  if (t >= *n_tokens) return;
+  for (std::uint32_t i = blockIdx.y * gate_threads + threadIdx.x; i < packets; i += gridDim.y * gate_threads) {
+    const packet<T> gate = gate_up[2 * t * packets + i], up = gate_up[(2 * t + 1) * packets + i];
+    packet<T> y;
+#pragma unroll
+    for (int j = 0; j < size; ++j) {
+      float g = element<T>::get(gate.v[j]), u = element<T>::get(up.v[j]);
+      if (gate_bias != nullptr) g += gate_bias[i * size + j];
+      if (up_bias != nullptr) u += up_bias[i * size + j];
+      y.v[j] = element<T>::put(activate<activation>(g) * u);
+    }
+    out[t * packets + i] = y;
+  }
+}
+
+/// Block (x, y): columns of token x.
+__global__ void add_bias_kernel(float* h, const float* bias, std::uint32_t cols, const std::uint32_t* n_tokens) {
+  const std::uint64_t t = blockIdx.x;
+  if (t >= *n_tokens) return;
+  for (std::uint32_t i = blockIdx.y * blockDim.x + threadIdx.x; i < cols; i += gridDim.y * blockDim.x)
+    h[t * cols + i] += bias[i];
+}
+
+/// How many blocks share a row of n items.
+std::uint32_t row_blocks(std::uint32_t n) {
+  const std::uint32_t blocks = (n + gate_threads - 1) / gate_threads;
+  return blocks < 64 ? blocks : 64;
+}
+
+}  // namespace
+
+cudaError_t gated_activation(gate_activation activation, const void* gate_up, const float* gate_bias,
+                             const float* up_bias, void* out, dtype type, std::uint32_t ffn,
+                             const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t stream) {
+  if (max_tokens == 0 || ffn == 0) return cudaSuccess;
+  if (ffn % 8 != 0) return cudaErrorInvalidValue;
+  return with_element(type, [&](auto x) {
+    using T = decltype(x);
+    const std::uint32_t packets = ffn / packet<T>::size;
+    const dim3 grid(max_tokens, row_blocks(packets));
+    const auto launch = [&](auto kernel) {
+      kernel<<<grid, gate_threads, 0, stream>>>(static_cast<const packet<T>*>(gate_up), gate_bias, up_bias,
+                                                static_cast<packet<T>*>(out), packets, n_tokens);
+    };
+    switch (activation) {
+      case gate_activation::silu:
+        launch(gate_kernel<T, gate_activation::silu>);
+        break;
+      case gate_activation::gelu_tanh:
+        launch(gate_kernel<T, gate_activation::gelu_tanh>);
+        break;
+      case gate_activation::gelu_erf:
+        launch(gate_kernel<T, gate_activation::gelu_erf>);
+        break;
+    }
+    return cudaGetLastError();
+  });
+}
+
+cudaError_t add_bias(float* h, const float* bias, std::uint32_t cols, const std::uint32_t* n_tokens,
+                     std::uint32_t max_tokens, cudaStream_t stream) {
+  if (max_tokens == 0 || cols == 0) return cudaSuccess;
+  add_bias_kernel<<<dim3(max_tokens, row_blocks(cols)), gate_threads, 0, stream>>>(h, bias, cols, n_tokens);
+  return cudaGetLastError();
+}
+
+}  // namespace troupe::kernels::gpu

@@ -1,0 +1,136 @@
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+/// Codes of packed weights as exact f16 or bf16 integers in registers, and the tensor core's product with them.
+namespace troupe::kernels::gpu::packed {
+
+/// std::bit_cast for pairs, which their headers do not let be trivially copyable.
+template <class To, class From>
+__device__ To as(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  return *reinterpret_cast<To*>(&x);
+}
+
+/// (a & b) | c and (a & b) ^ c in one instruction.
+__device__ inline std::uint32_t and_or(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+__device__ inline std::uint32_t and_xor(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
+// Weights are read once and whole: they need no place in L1, which holds x.
+__device__ inline uint4 stream16(const std::byte* p) {
+  uint4 v;
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(p));
+  return v;
+}
+__device__ inline uint2 stream8(const std::byte* p) {
+  uint2 v;
+  asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+  return v;
+}
+__device__ inline std::uint32_t stream4(const std::byte* p) {
+  std::uint32_t v;
+  asm("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
+  return v;
+}
+
+/// Byte `i` of w minus `offset` as f32, by way of 2^23 + byte.
+__device__ inline float byte_f32(std::uint32_t w, int i, float offset) {
+  return __uint_as_float(__byte_perm(w, 0x4b000000u, 0x7440u | i)) - (8388608.0f + offset);
+}
+__device__ inline float low_f16(std::uint32_t w) { return __low2float(as<__half2>(w)); }
+__device__ inline float high_f16(std::uint32_t w) { return __high2float(as<__half2>(w)); }
+
+/// Pairs of codes as pairs of T. A pair sits in the low bits of both halves of a word; or-ing the digits of a power of
+/// two whose last digit is 1 above them and taking that power away again makes integers.
+template <class T>
+struct codes;
+
+template <>
+struct codes<__half> {
+  static constexpr std::uint32_t one = 0x3c003c00u;
+  __device__ static std::uint32_t sub(std::uint32_t a, std::uint32_t b) {
+    return as<std::uint32_t>(__hsub2(as<__half2>(a), as<__half2>(b)));
+  }
+  /// The pairs 0 to 3 of a word of eight nibbles, 0..15. Odd ones are read as 1024 + 16 q and divided.
+  __device__ static void nibbles(std::uint32_t w, std::uint32_t (&out)[4]) {
+    const __half2 sixteenth = as<__half2>(0x2c002c00u), minus_64 = as<__half2>(0xd400d400u);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const std::uint32_t v = i == 0 ? w : w >> 8;
+      out[2 * i] = sub(and_or(v, 0x000f000fu, 0x64006400u), 0x64006400u);
+      out[2 * i + 1] = as<std::uint32_t>(
+          __hfma2(as<__half2>(and_or(v, 0x00f000f0u, 0x64006400u)), sixteenth, minus_64));
+    }
+  }
+  /// low's pair of nibbles with bits 4 and 5 of each half of high above them, minus 32.
+  __device__ static std::uint32_t six_bits(std::uint32_t low, std::uint32_t high) {
+    return sub(and_or(high, 0x00300030u, and_or(low, 0x000f000fu, 0x64006400u)), 0x64206420u);
+  }
+  /// Bytes 2 i and 2 i + 1 of w, minus 128.
+  __device__ static std::uint32_t bytes(std::uint32_t w, int i) {
+    return sub(__byte_perm(w, 0x64646464u, i == 0 ? 0x4140u : 0x4342u), 0x64806480u);
+  }
+  /// Bytes 2 i and 2 i + 1 of w as e4m3, times 2^-8: the digits of e4m3 are those of an f16 with a smaller exponent.
+  static constexpr float e4m3_factor = 256.0f;
+  __device__ static std::uint32_t e4m3(std::uint32_t w, int i) {
+    const std::uint32_t p = __byte_perm(w, 0, i == 0 ? 0x1404u : 0x3424u);
+    return and_or(p, 0x80008000u, (p >> 1) & 0x3f803f80u);
+  }
+};
+
+template <>
+struct codes<__nv_bfloat16> {
+  static constexpr std::uint32_t one = 0x3f803f80u;
+  __device__ static std::uint32_t sub(std::uint32_t a, std::uint32_t b) {
+    return as<std::uint32_t>(__hsub2(as<__nv_bfloat162>(a), as<__nv_bfloat162>(b)));
+  }
+  __device__ static void nibbles(std::uint32_t w, std::uint32_t (&out)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) out[i] = sub(and_or(w >> (4 * i), 0x000f000fu, 0x43004300u), 0x43004300u);
+  }
+  __device__ static std::uint32_t six_bits(std::uint32_t low, std::uint32_t high) {
+    return sub(and_or(high, 0x00300030u, and_or(low, 0x000f000fu, 0x43004300u)), 0x43204320u);
+  }
+  /// Seven bits fit behind 128; the eighth turns the 256 that is taken away into 128.
+  __device__ static std::uint32_t bytes(std::uint32_t w, int i) {
+    const std::uint32_t p = __byte_perm(w, 0, i == 0 ? 0x4140u : 0x4342u);
+    return sub(and_or(p, 0x007f007fu, 0x43004300u), and_xor(p, 0x00800080u, 0x43804380u));
+  }
+  /// Read as bf16 the digits are 2^-120 of the value: too small to multiply, so that is put right here.
+  static constexpr float e4m3_factor = 1.0f;
+  __device__ static std::uint32_t e4m3(std::uint32_t w, int i) {
+    const std::uint32_t p = __byte_perm(w, 0, i == 0 ? 0x1404u : 0x3424u);
+    const std::uint32_t digits = and_or(p, 0x80008000u, (p >> 4) & 0x07f007f0u);
+    return as<std::uint32_t>(
+        __hmul2(as<__nv_bfloat162>(digits), as<__nv_bfloat162>(0x7b807b80u)));
+  }
+};
+
+/// c += A B for 16 rows, 8 tokens and 16 columns. Of lane 4 g + t, A holds (row g, k 2t..), (g + 8, 2t..),
+/// (g, 2t + 8..), (g + 8, 2t + 8..); B (k 2t.., token g), (k 2t + 8.., token g); c (row g, tokens 2t, 2t + 1), (g + 8).
+template <class T>
+__device__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  if constexpr (std::is_same_v<T, __half>)
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+}  // namespace troupe::kernels::gpu::packed
