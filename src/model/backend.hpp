@@ -21,9 +21,9 @@ struct rank_shape {
   std::uint32_t max_slots = 0;            ///< sequences that can run at once
   std::uint32_t max_batched_tokens = 0;   ///< tokens in one step
   std::uint32_t depth = 1;                ///< plans in flight
-  std::vector<std::uint32_t> graph_sizes; ///< rows of the decode steps that can be captured as graphs, ascending
   std::vector<kv_group> groups;
   std::vector<std::uint32_t> n_pages;     ///< per group
+  std::vector<std::uint32_t> graph_sizes; ///< rows of the decode steps that can be captured as graphs, ascending
 };
 
 /// Where logits rows of a plan go; shared by whoever submits a request and the ranks of one process.
