@@ -93,6 +93,14 @@ void actor::on_deadline(time_point now, outbox&) {
 
 void actor::deliver(outbox& out) {
   scheduler_output& o = core_.output();
+  const std::size_t n_events = o.events.size();
+  const bool one_shard =
+      std::all_of(o.events.begin(), o.events.end(), [&](const token_event& e) { return e.shard == o.events[0].shard; });
+  if (n_events && one_shard) {
+    const std::uint32_t shard = o.events[0].shard;
+    out.tokens(shard, token_batch(std::exchange(o.events, {})));
+    o.events.reserve(n_events);  // the next step's will be about as many
+  }
   for (token_event& e : o.events) {
     if (e.shard >= batches_.size()) batches_.resize(e.shard + 1);
     batches_[e.shard].push_back(std::move(e));

@@ -54,15 +54,19 @@ void scheduler::take_pages(sequence& s, std::uint32_t end) {
 
 /// Gives back what no row from s.computed on will read.
 void scheduler::drop_behind_window(sequence& s) {
+  bool dropped = false;
   for (std::size_t g = 0; g < leases_.size(); ++g) {
+    if (shape_.groups[g].window == 0) continue;
     page_table& t = s.tables[g];
     const std::uint32_t end = std::min(first_page_of(g, s.computed), static_cast<std::uint32_t>(t.pages.size()));
     for (; t.first_live < end; ++t.first_live) {
       page_id& p = t.pages[t.first_live];
       if (p != no_page) leases_[g].retire(p, s.last_plan, last_done_);
       p = no_page;
+      dropped = true;
     }
   }
+  if (dropped) account(s);
 }
 
 void scheduler::drop_pages(sequence& s) {
@@ -74,11 +78,26 @@ void scheduler::drop_pages(sequence& s) {
   s.computed = s.confirmed = 0;
   s.n_hit = s.n_offered = 0;
   ++s.generation;
+  account(s);
+}
+
+/// Brings the sequence's share of the status up to date: after every change of `computed` and of the first group's pages.
+void scheduler::account(sequence& s) {
+  if (s.tables.empty()) return;
+  const page_table& t = s.tables[0];
+  const std::uint32_t behind = t.first_live * page_tokens;
+  const std::uint32_t pages = static_cast<std::uint32_t>(t.pages.size()) * page_tokens;
+  const std::uint32_t used = pages ? s.computed - std::min(s.computed, behind) : 0;
+  counts_.used_tokens += used;
+  counts_.used_tokens -= std::exchange(s.used_tokens, used);
+  counts_.used_page_tokens += pages - behind;
+  counts_.used_page_tokens -= std::exchange(s.used_page_tokens, pages - behind);
 }
 
 void scheduler::release_slot(sequence& s) {
   if (s.slot == no_slot) return;
   builder_.releases.push_back(s.slot);
+  at_slot_[s.slot] = nullptr;
   free_slots_.push_back(s.slot);
   s.slot = no_slot;
   s.on_slot = false;
@@ -208,7 +227,7 @@ void scheduler::collect_returns() {
 }
 
 void scheduler::offer(sequence& s, bool last) {
-  if (!options_.prefix_cache || failed_ || s.request->sink != no_sink) return;
+  if (!options_.prefix_cache || failed_ || s.sink != no_sink) return;
   const std::uint32_t n = std::min(s.confirmed, s.length()) / page_tokens;
   if (n <= (last ? s.n_hit : s.n_offered)) return;
   prefix_offer o;
@@ -230,7 +249,7 @@ void scheduler::look_up_ahead() {
   if (!options_.prefix_cache) return;
   int left = 4;
   waiting_.for_each([&](sequence& s) {
-    if (left == 0 || s.lookup_pending || s.lookup_version >= index_version_ || s.request->sink != no_sink) return;
+    if (left == 0 || s.lookup_pending || s.lookup_version >= index_version_ || s.sink != no_sink) return;
     if (s.computed + page_tokens >= s.length()) return;
     --left;
     ++n_lookups_;
@@ -268,6 +287,7 @@ void scheduler::prefix_hit(request_id id, std::uint32_t n_tokens, const cache::p
   }
   s->computed = s->confirmed = n_tokens;
   s->n_hit = s->n_offered = n_tokens / page_tokens;
+  account(*s);
 }
 
 void scheduler::check() const {
@@ -280,14 +300,22 @@ void scheduler::audit() const {
   std::vector<int> slots(shape_.max_slots);
   for (slot_id s : free_slots_) ++slots[s];
   std::size_t listed = 0;
+  std::uint64_t used_tokens = 0, used_page_tokens = 0;
   std::vector<std::vector<std::uint32_t>> refs;
   for (std::uint32_t n : shape_.n_pages) refs.emplace_back(n);
   for (const auto& [id, s] : sequences_) {
     listed += s->phase != phase::settling;
     if (s->slot != no_slot) ++slots[s->slot];
+    require(s->slot == no_slot || at_slot_[s->slot] == s.get(), "a slot's sequence is another");
+    if (!s->tables.empty() && !s->tables[0].pages.empty()) {
+      const page_table& t = s->tables[0];
+      const std::uint32_t behind = t.first_live * page_tokens;
+      used_tokens += s->computed - std::min(s->computed, behind);
+      used_page_tokens += t.pages.size() * page_tokens - behind;
+    }
     require((s->slot != no_slot) <= (s->phase == phase::running || s->phase == phase::parked), "a slot is held idly");
     require((s->phase == phase::running) <= (s->slot != no_slot), "a sequence runs without a slot");
-    require(s->confirmed <= s->computed + (s->request->sink != no_sink), "more is confirmed than computed");
+    require(s->confirmed <= s->computed + (s->sink != no_sink), "more is confirmed than computed");
     for (std::size_t g = 0; g < leases_.size(); ++g)
       for (page_id p : s->tables[g].pages)
         if (p != no_page) {
@@ -295,6 +323,8 @@ void scheduler::audit() const {
           require(refs[g][p] == 1 || leases_[g].is_shared(p), "two sequences hold a page of one");
         }
   }
+  require(used_tokens == counts_.used_tokens && used_page_tokens == counts_.used_page_tokens,
+          "the tokens in use are miscounted");
   require(listed == running_.size() + parked_.size() + waiting_.size(), "a sequence is in no list or in two");
   require(std::is_sorted(running_.begin(), running_.end(), [](auto* a, auto* b) { return a->order < b->order; }),
           "running sequences are out of order");

@@ -53,7 +53,8 @@ std::shared_ptr<const model::step_plan> scheduler::plan_step(time_ns now) {
 std::shared_ptr<const model::step_plan> scheduler::build(model::plan_kind kind) {
   next_.seq = ++last_seq_;
   next_.kind = kind;
-  flights_.push_back(next_);
+  flights_.push_back(std::move(next_));
+  next_ = std::move(spare_);
   builder_.graph = graphs_.key_for(builder_.rows);
   auto plan = builder_.build(last_seq_, kind);
   builder_.clear();
@@ -70,6 +71,7 @@ std::shared_ptr<const model::step_plan> scheduler::capture(const model::graph_ke
 
 void scheduler::plan_decodes() {
   std::vector<sequence*> ready, blocked;
+  ready.reserve(running_.size());
   for (sequence* s : running_)
     if (s->decodes() && s->has_room()) (s->has_credit() ? ready : blocked).push_back(s);
   for (sequence* s : blocked) park(*s);
@@ -229,6 +231,7 @@ bool scheduler::find_slot(std::size_t n_admitted) {
 void scheduler::attach(sequence& s) {
   s.slot = free_slots_.back();
   free_slots_.pop_back();
+  at_slot_[s.slot] = &s;
   s.phase = phase::running;
   running_.insert(
       std::upper_bound(running_.begin(), running_.end(), &s, [](auto* a, auto* b) { return a->order < b->order; }), &s);
@@ -238,7 +241,7 @@ void scheduler::attach(sequence& s) {
     counts_.cached_tokens += s.n_cached;
     step_shape prompt;
     prompt.add(s.computed, s.length() - s.computed);
-    waiting_.charge(s.request->tenant,
+    waiting_.charge(s.tenant,
                     costs_.calibrated() ? costs_.predict(prompt) - costs_.fixed() : 1000 * prompt.tokens);
   }
   s.reached = std::max(s.reached, s.computed);
@@ -257,7 +260,8 @@ void scheduler::attach(sequence& s) {
 
 void scheduler::add_row(sequence& s, std::uint32_t n) {
   const std::uint32_t start = s.computed, end = start + n;
-  model::plan_row row{};
+  // Filled where it lies: a copy right after the single stores waits for them.
+  model::plan_row& row = builder_.rows.emplace_back();
   row.slot = s.slot;
   row.kind = s.decodes() ? model::row_kind::decode : model::row_kind::chunk;
   row.position = start;
@@ -267,10 +271,10 @@ void scheduler::add_row(sequence& s, std::uint32_t n) {
   const bool draws = s.draws(n);
   if (s.next_is_logits()) {
     row.output = model::row_output::logits;
-    row.sink = s.request->sink;
+    row.sink = s.sink;
     s.logits_planned = end;
   } else if (draws) {
-    row.n_logprobs = s.request->n_logprobs;
+    row.n_logprobs = s.n_logprobs;
     row.output = row.n_logprobs ? model::row_output::sample_logprobs : model::row_output::sample;
   }
   if (s.decodes() && s.on_slot) {
@@ -282,10 +286,15 @@ void scheduler::add_row(sequence& s, std::uint32_t n) {
     builder_.tokens.insert(builder_.tokens.end(), s.tokens.begin() + start, s.tokens.begin() + end);
   }
   take_pages(s, end);
-  builder_.rows.push_back(row);
 
-  const bool finishes = s.max_output == 0 && end == s.n_prompt;
-  next_.rows.push_back({s.id(), s.slot, s.generation, start, end, draws, finishes});
+  flight_row& f = next_.rows.emplace_back();
+  f.id = s.id();
+  f.slot = s.slot;
+  f.generation = s.generation;
+  f.start = start;
+  f.end = end;
+  f.draws = draws;
+  f.finishes = s.max_output == 0 && end == s.n_prompt;
   next_.shape.add(start, n);
   s.last_plan = last_seq_ + 1;
   s.computed = end;
@@ -299,6 +308,7 @@ void scheduler::add_row(sequence& s, std::uint32_t n) {
   s.reached = std::max(s.reached, end);
   // After the logits of the whole prompt its last token runs once more, to draw the first token of the answer from.
   if (row.output == model::row_output::logits && end == s.n_prompt && s.max_output > 0) s.computed = end - 1;
+  account(s);
 }
 
 }  // namespace troupe::sched

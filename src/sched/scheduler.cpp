@@ -1,6 +1,7 @@
 #include "src/sched/scheduler.hpp"
 
 #include <algorithm>
+#include <cstddef>
 
 #include "src/cache/invariant.hpp"
 
@@ -40,6 +41,7 @@ scheduler::scheduler(model::rank_shape shape, scheduler_options options)
   returned_.resize(leases_.size());
   output_.returns.resize(leases_.size());
   result_of_.assign(shape_.max_slots, no_result);
+  at_slot_.assign(shape_.max_slots, nullptr);
 }
 
 scheduler::~scheduler() = default;
@@ -105,6 +107,12 @@ void scheduler::submit(request_ptr r) {
   auto owned = std::make_unique<sequence>();
   sequence& s = *owned;
   s.order = {options_.by_priority ? r->priority : 0, ++arrivals_};
+  s.number = r->id;
+  s.sink = r->sink;
+  s.shard = r->shard;
+  s.n_logprobs = r->n_logprobs;
+  s.tenant = r->tenant;
+  s.can_stop = !r->stop_token_ids.empty() || (!r->ignore_eos && !options_.eos_tokens.empty());
   s.tokens = r->prompt;
   s.n_prompt = static_cast<std::uint32_t>(n_prompt);
   s.max_output = r->max_tokens ? *r->max_tokens : static_cast<std::uint32_t>(limit - n_prompt);
@@ -132,7 +140,7 @@ void scheduler::leave_list(sequence& s) {
 
 void scheduler::end(sequence& s, token_event e) {
   e.id = s.id();
-  e.shard = s.request->shard;
+  e.shard = s.shard;
   e.n_cached = s.n_cached;
   e.admitted = s.admitted;
   leave_list(s);
@@ -242,6 +250,7 @@ void scheduler::fail_all(errc code, const std::string& message) {
     for (const auto& [arrival, id] : left) refuse(sequences_.at(id)->request, code, message);
     running_.clear();
     parked_.clear();
+    std::fill(at_slot_.begin(), at_slot_.end(), nullptr);
     alarms_.clear();
     waiting_ = {};
     sequences_.clear();
@@ -273,6 +282,7 @@ time_ns scheduler::next_deadline() const {
 }
 
 bool scheduler::is_stop(const sequence& s, token_id t) const {
+  if (!s.can_stop) return false;
   const auto& ids = s.request->stop_token_ids;
   if (std::find(ids.begin(), ids.end(), t) != ids.end()) return true;
   const auto& eos = options_.eos_tokens;
@@ -284,22 +294,21 @@ void scheduler::take_token(sequence& s, const model::row_result& r) {
   if (r.token < 0 || static_cast<std::uint32_t>(r.token) >= shape_.vocab)
     return end(s, finish_reason::error, errc::internal,
                "a rank drew token id " + std::to_string(r.token) + ", which the vocabulary does not have");
-  if (s.request->credits != unlimited_credits) --s.credits;
+  --s.credits;
   s.tokens.push_back(r.token);
   ++counts_.output_tokens;
   if (is_stop(s, r.token)) return end(s, finish_reason::stop, r.token, r.logprob);
   if (s.n_output() == s.max_output) return end(s, finish_reason::length, r.token, r.logprob);
-  token_event e;
+  token_event& e = output_.events.emplace_back();
   e.id = s.id();
-  e.shard = s.request->shard;
+  e.shard = s.shard;
   e.token = r.token;
   e.logprob = r.logprob;
-  output_.events.push_back(std::move(e));
   if (s.phase == phase::settling && s.in_flight == 0) enqueue(s);
 }
 
 void scheduler::row_done(const flight_row& row, const model::row_result* r) {
-  sequence* s = find(row.id);
+  sequence* s = sequence_of(row);
   if (!s) {
     counts_.surplus_tokens += row.draws;
     return;
@@ -317,22 +326,47 @@ void scheduler::row_done(const flight_row& row, const model::row_result* r) {
 }
 
 void scheduler::charge(const flight& f, double device_ns) {
-  const double total = costs_.predict(f.shape);
+  const double total = costs_.predict(f.shape), n = static_cast<double>(f.rows.size());
+  const double each = total > 0 ? (costs_.fixed() / n + costs_.per_token()) / total * device_ns : device_ns / n;
+  const double per_position = total > 0 ? costs_.per_work() / total * device_ns : 0;
+  std::uint64_t tenant = 0;
+  double sum = 0;
   for (const flight_row& row : f.rows) {
-    const sequence* s = find(row.id);
+    const sequence* s = sequence_of(row);
     if (!s || row.end - row.start != 1) continue;  // prompts were paid at admission
-    const double share = total > 0 ? (costs_.fixed() / static_cast<double>(f.rows.size()) + costs_.per_token() +
-                                      costs_.per_work() * (row.start + 1.0)) /
-                                         total
-                                   : 1.0 / static_cast<double>(f.rows.size());
-    waiting_.charge(s->request->tenant, share * device_ns);
+    if (s->tenant != tenant) {
+      if (sum > 0) waiting_.charge(tenant, sum);
+      tenant = s->tenant;
+      sum = 0;
+    }
+    sum += each + per_position * (row.start + 1.0);
+  }
+  if (sum > 0) waiting_.charge(tenant, sum);
+}
+
+/// Asks the memory for what a step will touch of its sequences, all of it at once: misses in line would be the most of its
+/// time. First the sequences, then what they point to.
+void scheduler::fetch(const std::vector<flight_row>& rows) const {
+  constexpr std::size_t ahead = 8;
+  auto lines = [](const void* p, std::size_t bytes) {
+    for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, 1);
+  };
+  for (std::size_t i = 0; i < rows.size() + ahead; ++i) {
+    if (i < rows.size())
+      if (const sequence* s = at_slot_[rows[i].slot]) lines(s, offsetof(sequence, logits_planned));
+    if (i < ahead) continue;
+    if (const sequence* s = at_slot_[rows[i - ahead].slot]) {
+      lines(s->tokens.data() + s->tokens.size(), 1);
+      lines(s->tables.data(), 1);
+      __builtin_prefetch(&s->request->cancelled);
+    }
   }
 }
 
 void scheduler::on_step_done(const model::step_done& done) {
   if (failed_) return;
   require(!flights_.empty() && flights_.front().seq == done.seq, "a step was done that is not the oldest in flight");
-  const flight f = std::move(flights_.front());
+  flight f = std::move(flights_.front());
   flights_.pop_front();
   last_done_ = done.seq;
   for (cache::page_lease& l : leases_) l.plans_done(last_done_);
@@ -344,6 +378,7 @@ void scheduler::on_step_done(const model::step_done& done) {
     return;
   }
   costs_.observe(f.shape, static_cast<double>(done.device_ns));
+  fetch(f.rows);
   charge(f, static_cast<double>(done.device_ns));
   for (std::uint32_t i = 0; i < done.rows.size(); ++i) {
     require(done.rows[i].slot < result_of_.size(), "a step answered for a slot that does not exist");
@@ -354,6 +389,9 @@ void scheduler::on_step_done(const model::step_done& done) {
     row_done(row, i == no_result ? nullptr : &done.rows[i]);
   }
   for (const model::row_result& r : done.rows) result_of_[r.slot] = no_result;
+  f.rows.clear();
+  f.shape = {};
+  spare_ = std::move(f);
 }
 
 scheduler_output& scheduler::output() {
@@ -370,12 +408,6 @@ scheduler_status scheduler::status() const {
   for (std::size_t g = 0; g < leases_.size(); ++g) {
     st.n_pages += shape_.n_pages[g];
     st.n_free_pages += leases_[g].n_stock() + available_[g];
-  }
-  for (const auto& [id, s] : sequences_) {
-    if (s->tables.empty() || s->tables[0].pages.empty()) continue;
-    const std::uint32_t behind = s->tables[0].first_live * page_tokens;
-    st.used_tokens += s->computed - std::min(s->computed, behind);
-    st.used_page_tokens += s->tables[0].pages.size() * page_tokens - behind;
   }
   return st;
 }

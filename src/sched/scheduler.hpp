@@ -167,6 +167,11 @@ class scheduler {
   void charge(const flight&, double device_ns);
   bool is_stop(const sequence&, token_id) const;
   sequence* find(request_id) const;
+  sequence* sequence_of(const flight_row& r) const {
+    sequence* s = at_slot_[r.slot];
+    return s && s->id() == r.id ? s : find(r.id);
+  }
+  void fetch(const std::vector<flight_row>&) const;
   void enqueue(sequence&);
   void leave_list(sequence&);
   void park(sequence&);
@@ -198,6 +203,7 @@ class scheduler {
   void take_pages(sequence&, std::uint32_t end);
   void drop_behind_window(sequence&);
   void drop_pages(sequence&);
+  void account(sequence&);
   void release_slot(sequence&);
   void preempt(sequence&);
   bool make_room(sequence&);
@@ -221,6 +227,7 @@ class scheduler {
   std::vector<sequence*> running_;  ///< by order
   std::vector<sequence*> parked_;
   std::vector<slot_id> free_slots_;
+  std::vector<sequence*> at_slot_;  ///< who holds it; null: free
   std::set<alarm> alarms_;
   std::uint64_t arrivals_ = 0;
 
@@ -233,7 +240,7 @@ class scheduler {
   std::uint64_t index_version_ = 1;  ///< counts offers: a lookup before the last one may have missed something
 
   model::plan_builder builder_;  ///< releases collect between plans; the rest is filled while planning
-  flight next_;
+  flight next_, spare_;  ///< spare_: empty, with the room of an old one
   std::deque<flight> flights_;
   step_seq last_seq_ = 0;
   step_seq last_done_ = 0;

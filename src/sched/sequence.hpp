@@ -36,37 +36,43 @@ struct page_table {
 ///
 /// Positions [0, computed) are in submitted plans or came from the cache, [0, confirmed) are known to be done.
 /// tokens.size() is what is known, planned_length() what will be when all submitted plans are done.
+///
+/// What every step reads and writes lies together at the front: with many sequences a step costs what it misses in the caches.
 struct sequence {
-  request_ptr request;
+  request_id number = 0;
   run_order order;
   sched::phase phase = phase::waiting;
-
-  std::vector<token_id> tokens;  ///< prompt and confirmed output
+  bool on_slot = false;    ///< the slot holds the last token
+  bool can_stop = true;    ///< some token ends it: of the model or of its own
+  slot_id slot = no_slot;
+  std::uint32_t generation = 0;  ///< counts preemptions: rows of earlier ones confirm nothing
   std::uint32_t n_prompt = 0;
   std::uint32_t max_output = 0;
   std::uint32_t computed = 0;
   std::uint32_t confirmed = 0;
   std::uint32_t reached = 0;    ///< the largest `computed` so far: below it, work is done again
   std::uint32_t in_flight = 0;  ///< tokens that submitted plans will draw
+  std::uint32_t n_offered = 0;  ///< pages offered to the prefix index
   std::int64_t credits = 0;     ///< tokens the stream still takes; those in flight are not yet subtracted
-
-  slot_id slot = no_slot;
-  bool on_slot = false;          ///< the slot holds the last token
-  std::uint32_t generation = 0;  ///< counts preemptions: rows of earlier ones confirm nothing
-  step_seq last_plan = 0;        ///< the last plan that refers to its pages
+  step_seq last_plan = 0;       ///< the last plan that refers to its pages
+  request_ptr request;
+  std::vector<token_id> tokens;  ///< prompt and confirmed output
   std::vector<page_table> tables;
+  std::uint32_t used_tokens = 0, used_page_tokens = 0;  ///< its share of scheduler_status's
+  // Of the request, which is constant: a step then reads of the record no more than `cancelled`.
+  std::uint32_t sink = no_sink, shard = 0, n_logprobs = 0;
+  std::uint64_t tenant = 0;
 
   std::uint32_t logits_planned = 0;  ///< positions whose logits a submitted plan delivers
   std::uint32_t n_cached = 0;
-  std::uint32_t n_hit = 0;           ///< pages that came from the prefix index
-  std::uint32_t n_offered = 0;       ///< pages offered to the prefix index
+  std::uint32_t n_hit = 0;  ///< pages that came from the prefix index
   std::uint64_t lookup_version = 0;  ///< state of the index that the last lookup saw; 0: never looked up
   bool lookup_pending = false;
   bool prepaid = false;  ///< its prompt was charged to the tenant
   time_ns admitted = 0;
   time_ns stall_at = no_deadline;
 
-  request_id id() const { return request->id; }
+  request_id id() const { return number; }
   std::uint32_t length() const { return static_cast<std::uint32_t>(tokens.size()); }
   std::uint32_t n_output() const { return length() - n_prompt; }
   std::uint32_t planned_length() const { return length() + in_flight; }
@@ -78,11 +84,11 @@ struct sequence {
   bool has_credit() const { return credits > in_flight; }
   /// The next row draws a token when it takes n tokens.
   bool draws(std::uint32_t n) const { return max_output > 0 && computed + n == planned_length() && !next_is_logits(); }
-  bool next_is_logits() const { return request->sink != no_sink && computed >= logits_planned && computed < n_prompt; }
+  bool next_is_logits() const { return sink != no_sink && computed >= logits_planned && computed < n_prompt; }
   /// Most tokens the next row can have: logits are delivered once, so a row has them for all its tokens or for none.
   std::uint32_t row_limit() const {
     if (next_is_logits()) return n_prompt - computed;
-    if (request->sink != no_sink && computed < logits_planned && remaining() > 1)
+    if (sink != no_sink && computed < logits_planned && remaining() > 1)
       return std::min(remaining(), logits_planned - computed);
     return remaining();
   }
