@@ -95,8 +95,8 @@ inline double ulps(kernels::dtype type, float out, double want) {
   if (!std::isfinite(out)) return std::numeric_limits<double>::infinity();
   const int digits = type == kernels::dtype::f32 ? 24 : type == kernels::dtype::f16 ? 11 : 8;
   const int lowest = type == kernels::dtype::f16 ? -14 : -126;
-  int exponent = 0;
-  std::frexp(want, &exponent);
+  int exponent = lowest + 1;
+  if (want != 0) std::frexp(want, &exponent);
   return std::fabs(out - want) / std::ldexp(1.0, std::max(exponent - 1, lowest) - digits + 1);
 }
 
