@@ -58,8 +58,18 @@ TROUPE_HOST_DEVICE inline float exact_log(float x) {
   const float f = exact_add(std::bit_cast<float>(bits - (static_cast<std::uint32_t>(k) << 23)), -1.0f);
   const float n = static_cast<float>(k);
   const float square = exact_mul(f, f);
-  float p = log_coefficients[0];
-  for (int i = 1; i < 9; ++i) p = exact_add(exact_mul(p, f), log_coefficients[i]);
+  // Numbers one by one: device code knows no host array.
+  constexpr float c0 = log_coefficients[0], c1 = log_coefficients[1], c2 = log_coefficients[2],
+                  c3 = log_coefficients[3], c4 = log_coefficients[4], c5 = log_coefficients[5],
+                  c6 = log_coefficients[6], c7 = log_coefficients[7], c8 = log_coefficients[8];
+  float p = exact_add(exact_mul(c0, f), c1);
+  p = exact_add(exact_mul(p, f), c2);
+  p = exact_add(exact_mul(p, f), c3);
+  p = exact_add(exact_mul(p, f), c4);
+  p = exact_add(exact_mul(p, f), c5);
+  p = exact_add(exact_mul(p, f), c6);
+  p = exact_add(exact_mul(p, f), c7);
+  p = exact_add(exact_mul(p, f), c8);
   float y = exact_mul(exact_mul(p, f), square);
   y = exact_add(y, exact_mul(n, ln2_low));
   y = exact_add(y, exact_mul(-0.5f, square));

@@ -9,7 +9,7 @@ namespace troupe::kernels::gpu {
 /// dimension ld_y in elements, or y += in f32 where `accumulate`. cols a multiple of 8 (of 1 for f32). n = *n_tokens <=
 /// max_tokens.
 ///
-/// Every output element is one chain of f32 sums per K segment of fixed length, segments added in order, whatever the
+/// Every output element is one chain of f32 sums per K segment (matmul_rule.hpp), segments added in order, whatever the
 /// tile shape: the result depends on the weight row and the token's row only. f16 and bf16 by mma.sync m16n8k16; f32 by
 /// fused multiply-adds.
 struct matmul_args {

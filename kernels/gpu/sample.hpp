@@ -33,14 +33,15 @@ struct sample_row {
 enum sample_flag : std::uint32_t { sample_logprob = 1, sample_masked = 2, sample_skip = 4 };
 
 struct sample_result {
-  std::int32_t token;
-  std::uint32_t flags;  ///< 1: the logits held an infinity or a NaN
+  std::int32_t token;   ///< -1 where a flag is set; last_token is 0 then
+  std::uint32_t flags;  ///< 1: the logits held an infinity or a NaN; 2: the mask allowed nothing; 4: the gate did not
+                        ///< open within ten seconds
   float logprob;        ///< under the raw logits
   std::uint32_t padding;
 };
 
 struct sample_args {
-  float* logits;  ///< [rows, ld_logits] f32; changed
+  float* logits;  ///< [rows, ld_logits] f32; not changed. Fastest where rows begin at multiples of 16 bytes
   std::uint32_t ld_logits, vocab;
   const sample_row* rows;
   const std::uint32_t* n_rows;
@@ -57,6 +58,8 @@ struct sample_args {
   sample_result* results;    ///< [rows] device
   void* scratch;             ///< sample_scratch_bytes
 };
+/// Scratch needs no initial value. A row with sample_skip writes nothing. Rows with a mask hold up no other row's work,
+/// but sample() ends when the last of them has its mask.
 std::uint64_t sample_scratch_bytes(std::uint32_t max_rows, std::uint32_t vocab);
 cudaError_t sample(const sample_args&, cudaStream_t);
 
