@@ -20,6 +20,13 @@ T load(const std::byte* p) {
   return v;
 }
 
+void add_code(activation_digit& d, std::uint32_t i, int code) {
+  d.codes[i] = static_cast<std::int8_t>(code);
+  d.pair_sums[i / 16 * 2 + i % 4 / 2] += static_cast<std::int16_t>(code);
+  d.pair_sums[4 + i % 4 / 2] += static_cast<std::int16_t>(code);
+  d.half_sums[i / 16] += static_cast<std::int16_t>(code);
+}
+
 void quantize_group(const float* x, activation_group& g) {
   // Bit patterns of magnitudes order like the magnitudes, with infinity and NaN above all numbers.
   std::uint32_t amax_bits = 0;
@@ -28,22 +35,23 @@ void quantize_group(const float* x, activation_group& g) {
   const float amax = std::bit_cast<float>(amax_bits);
   g = {};
   if (amax_bits < least_amax_bits) return;
-  g.scale = amax / 127.0f;
+  g.scale = amax / largest_activation;
   if (amax_bits >= 0x7f800000u) {
     g.scaled_sum = g.scale * 0.0f;
     return;
   }
-  const float inverse = 127.0f / amax;
+  const float inverse = largest_activation / amax;
+  std::int32_t sum = 0;
   for (std::uint32_t i = 0; i < group_size; ++i) {
     // Adding 1.5 * 2^23 rounds to an integer, ties to even, and leaves it in the low mantissa bits.
     const auto rounded = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(x[i] * inverse + 12582912.0f));
-    const int q = rounded - 0x4b400000;
-    g.codes[i] = static_cast<std::int8_t>(q);
-    g.pair_sums[i / 16 * 2 + i % 4 / 2] += static_cast<std::int16_t>(q);
-    g.pair_sums[4 + i % 4 / 2] += static_cast<std::int16_t>(q);
-    g.half_sums[i / 16] += static_cast<std::int16_t>(q);
+    const int code = rounded - 0x4b400000;
+    const int first = (code + 128) >> 8, last = std::max(code - 256 * first, -127);
+    add_code(g.digits[0], i, first);
+    add_code(g.digits[1], i, last);
+    sum += 256 * first + last;
   }
-  g.scaled_sum = g.scale * static_cast<float>(g.half_sums[0] + g.half_sums[1]);
+  g.scaled_sum = g.scale * static_cast<float>(sum);
 }
 
 void quantize_rows(const float* x, std::size_t ld, std::uint32_t m, std::uint32_t cols, std::uint32_t first_row,
@@ -124,18 +132,18 @@ void read_group(const tile_view<L>& tile, std::uint32_t g, plain_group& out) {
 
 template <layout L>
 float add_group(float acc, const plain_group& w, int row, const activation_group& x) {
-  std::int32_t total = 0;
+  const activation_digit &first = x.digits[0], &last = x.digits[1];
+  std::int64_t total = 0, mins = 0;
   for (int h = 0; h < 2; ++h) {
     std::int32_t sum = 0;
-    for (int k = 16 * h; k < 16 * h + 16; ++k) sum += w.codes[row][k] * x.codes[k];
-    total += sum * w.scales[row][h];
+    for (int k = 16 * h; k < 16 * h + 16; ++k) sum += w.codes[row][k] * (256 * first.codes[k] + last.codes[k]);
+    total += std::int64_t{sum} * w.scales[row][h];
+    mins += w.mins[row][h] * (256 * first.half_sums[h] + last.half_sums[h]);
   }
   acc = __builtin_fmaf(static_cast<float>(total), w.d[row] * x.scale, acc);
   if constexpr (L.has_min()) acc = __builtin_fmaf(w.min[row], x.scaled_sum, acc);
-  if constexpr (L.scales == scaling::k_scales_mins) {
-    const std::int32_t mins = w.mins[row][0] * x.half_sums[0] + w.mins[row][1] * x.half_sums[1];
+  if constexpr (L.scales == scaling::k_scales_mins)
     acc = __builtin_fmaf(static_cast<float>(mins), w.min[row] * x.scale, acc);
-  }
   return acc;
 }
 

@@ -9,9 +9,9 @@
 ///
 /// What an output element is depends on its weight row and its activation row only: not on how many activation rows are
 /// computed together, not on how tiles are divided among threads, not on the tier. For quantized weights, per group of
-/// 32 consecutive columns the products of integer codes are summed exactly, then the group enters the f32 result by one
-/// fused multiply-add (two if the type has a minimum), groups in ascending order. For F32, F16 and BF16 weights the
-/// result is one chain of fused multiply-adds over ascending columns.
+/// 32 consecutive columns the products of integer codes are summed exactly and rounded once to f32, then the group enters
+/// the f32 result by one fused multiply-add (two if the type has a minimum), groups in ascending order. For F32, F16 and
+/// BF16 weights the result is one chain of fused multiply-adds over ascending columns.
 ///
 /// Nothing here allocates, throws or keeps state; everything may be called from any thread at any time.
 namespace troupe::kernels::cpu {
@@ -46,16 +46,23 @@ struct packed_matrix {
   const std::byte* data;
 };
 
-/// 32 consecutive activations of one row: x[i] = scale * codes[i], and sums of codes that products need.
-struct alignas(64) activation_group {
-  std::int8_t codes[32];      ///< round to nearest even of x * (127 / amax)
-  float scale;                ///< amax / 127
-  float scaled_sum;           ///< scale * (sum of all codes), rounded once
+/// One base-256 digit, -127 to 127, of 32 integers, and sums of it that products need.
+struct activation_digit {
+  std::int8_t codes[32];
   std::int16_t pair_sums[6];  ///< of columns i < 16 with i % 4 in {0, 1}, {2, 3}; of columns i >= 16; of all columns
   std::int16_t half_sums[2];  ///< of columns i < 16 and i >= 16
-  std::int32_t unused[2];
 };
-static_assert(sizeof(activation_group) == 64);
+
+/// 32 consecutive activations of one row: x[i] = scale * (256 * digits[0].codes[i] + digits[1].codes[i]). The same
+/// unpacked weights meet one digit after the other in byte products, so this is 16 bits for less than the price of two
+/// rows of 8 bits; those were not enough where one activation of a group is much larger than its neighbours.
+struct alignas(64) activation_group {
+  activation_digit digits[2];  ///< of x * (32512 / amax), rounded to nearest even; a last digit of -128 becomes -127
+  float scale;                 ///< amax / 32512
+  float scaled_sum;            ///< scale * (sum of all 32 integers), rounded once
+  std::int32_t unused[6];
+};
+static_assert(sizeof(activation_group) == 128);
 
 /// Rows of activations are quantized in blocks of this many rows; within a block the groups of one column range lie
 /// side by side. Row r, group g of m rows: groups[quantized_index(r, g, m, cols)].

@@ -128,10 +128,16 @@ template <layout L>
 
 constexpr int log2_of(int power) { return power <= 1 ? 0 : 1 + log2_of(power / 2); }
 
-/// Exact sums of products of one group: 2 x 8 rows of weights with T rows of activations.
-template <layout L, int T, class Group>
-[[gnu::always_inline]] inline void dot(const Group& w, const activation_group* x, vector (&sum)[2][T]) {
-  const vector ones = _mm256_set1_epi16(1);
+/// Exact sums of products of one group: 2 x 8 rows of weights with Count digits, from First on, of N / Count rows of
+/// activations. Unless the type has two scales per group, sums of first digits come multiplied by 256.
+template <layout L, int N, int First, int Count, class Group>
+[[gnu::always_inline]] inline void dot(const Group& w, const activation_group* x, vector (&sum)[2][N]) {
+  const auto digit = [x](int n) __attribute__((always_inline)) -> const activation_digit& {
+    return x[n / Count].digits[First + n % Count];
+  };
+  const auto worth = [](int n) __attribute__((always_inline)) {
+    return _mm256_set1_epi16(First + n % Count == 0 ? 256 : 1);
+  };
   if constexpr (L.bits == 8 || L.values != table::none) {
     // Signed codes of up to 128 in magnitude: a pair of products stays below 2^15, two pairs would not.
     unroll<8>([&](auto j) __attribute__((always_inline)) {
@@ -141,11 +147,11 @@ template <layout L, int T, class Group>
         code[h] = w.template codes<J>(h);
         magnitude[h] = _mm256_abs_epi8(code[h]);
       });
-      unroll<T>([&](auto t) __attribute__((always_inline)) {
-        const vector a = broadcast4(x[t].codes + 4 * J);
+      unroll<N>([&](auto t) __attribute__((always_inline)) {
+        const vector a = broadcast4(digit(t).codes + 4 * J);
         unroll<2>([&](auto h) __attribute__((always_inline)) {
           const vector pairs = _mm256_maddubs_epi16(magnitude[h], _mm256_sign_epi8(a, code[h]));
-          const vector products = _mm256_madd_epi16(pairs, ones);
+          const vector products = _mm256_madd_epi16(pairs, worth(t));
           sum[h][t] = J == 0 ? products : _mm256_add_epi32(sum[h][t], products);
           keep_order(sum[h][t]);
         });
@@ -158,14 +164,14 @@ template <layout L, int T, class Group>
     constexpr int chunk = L.halves() || (L.bits == 5 && L.offset == 0) ? 4 : 8;
     unroll<8 / chunk>([&](auto c) __attribute__((always_inline)) {
       constexpr int C = decltype(c)::value;
-      vector lanes[2][T];
+      vector lanes[2][N];
       unroll<chunk>([&](auto j) __attribute__((always_inline)) {
         // Slices j and j + 4 come out of the same bytes where codes have four bits or more.
         constexpr int i = decltype(j)::value;
         constexpr int J = chunk == 4 ? 4 * C + i : i / 2 + i % 2 * 4;
         const vector code[2] = {w.template codes<J>(0), w.template codes<J>(1)};
-        unroll<T>([&](auto t) __attribute__((always_inline)) {
-          const vector a = broadcast4(x[t].codes + 4 * J);
+        unroll<N>([&](auto t) __attribute__((always_inline)) {
+          const vector a = broadcast4(digit(t).codes + 4 * J);
           unroll<2>([&](auto h) __attribute__((always_inline)) {
             const vector pairs = _mm256_maddubs_epi16(code[h], a);
             lanes[h][t] = i == 0 ? pairs : _mm256_add_epi16(lanes[h][t], pairs);
@@ -174,19 +180,49 @@ template <layout L, int T, class Group>
         });
       });
       if constexpr (L.offset != 0) {
-        unroll<T>([&](auto t) __attribute__((always_inline)) {
-          const vector off = _mm256_slli_epi16(broadcast4(x[t].pair_sums + (chunk == 8 ? 4 : 2 * C)), log2_of(L.offset));
+        unroll<N>([&](auto t) __attribute__((always_inline)) {
+          const vector off =
+              _mm256_slli_epi16(broadcast4(digit(t).pair_sums + (chunk == 8 ? 4 : 2 * C)), log2_of(L.offset));
           unroll<2>([&](auto h) __attribute__((always_inline)) { lanes[h][t] = _mm256_sub_epi16(lanes[h][t], off); });
         });
       }
       unroll<2>([&](auto h) __attribute__((always_inline)) {
-        vector factor = ones;
-        if constexpr (L.halves()) factor = w.half_scales(C, h);
-        unroll<T>([&](auto t) __attribute__((always_inline)) {
-          const vector products = _mm256_madd_epi16(lanes[h][t], factor);
+        vector scales;
+        if constexpr (L.halves()) scales = w.half_scales(C, h);
+        unroll<N>([&](auto t) __attribute__((always_inline)) {
+          const vector products = _mm256_madd_epi16(lanes[h][t], L.halves() ? scales : worth(t));
           sum[h][t] = C == 0 ? products : _mm256_add_epi32(sum[h][t], products);
         });
       });
+    });
+  }
+}
+
+/// 256 * first + last of digits' sums, rounded once.
+template <layout L>
+[[gnu::always_inline]] inline __m256 whole(vector first, vector last) {
+  if constexpr (L.halves())
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(first), _mm256_set1_ps(256.0f), _mm256_cvtepi32_ps(last));
+  return _mm256_cvtepi32_ps(_mm256_add_epi32(first, last));
+}
+
+/// Sums of products of one group, rounded once to f32: 2 x 8 rows of weights with T rows of activations.
+template <layout L, int T, class Group>
+[[gnu::always_inline]] inline void dot(const Group& w, const activation_group* x, __m256 (&result)[2][T]) {
+  if constexpr (T <= 2) {  // both digits meet the codes when they are at hand
+    vector sum[2][2 * T];
+    dot<L, 2 * T, 0, 2>(w, x, sum);
+    unroll<T>([&](auto t) __attribute__((always_inline)) {
+      unroll<2>([&](auto h) __attribute__((always_inline)) {
+        result[h][t] = whole<L>(sum[h][2 * t], sum[h][2 * t + 1]);
+      });
+    });
+  } else {  // there are not registers enough for that
+    vector first[2][T], last[2][T];
+    dot<L, T, 0, 1>(w, x, first);
+    dot<L, T, 1, 1>(w, x, last);
+    unroll<T>([&](auto t) __attribute__((always_inline)) {
+      unroll<2>([&](auto h) __attribute__((always_inline)) { result[h][t] = whole<L>(first[h][t], last[h][t]); });
     });
   }
 }
@@ -226,19 +262,21 @@ struct avx2_tier {
     });
     for (std::uint32_t g = 0; g < n_groups; ++g, x += x_step) {
       const auto& w = group_at(source, g);
-      vector sum[2][T];
+      __m256 sum[2][T];
       dot<L, T>(w, x, sum);
       unroll<2>([&](auto h) __attribute__((always_inline)) {
         const __m256 d = w.d(h);
         unroll<T>([&](auto t) __attribute__((always_inline)) {
           const __m256 scale = _mm256_mul_ps(d, _mm256_broadcast_ss(&x[t].scale));
-          acc[h][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[h][t]), scale, acc[h][t]);
+          acc[h][t] = _mm256_fmadd_ps(sum[h][t], scale, acc[h][t]);
           if constexpr (L.has_min())
             acc[h][t] = _mm256_fmadd_ps(w.min(h), _mm256_broadcast_ss(&x[t].scaled_sum), acc[h][t]);
           if constexpr (L.scales == scaling::k_scales_mins) {
-            const vector mins = _mm256_madd_epi16(w.half_mins(h), broadcast4(x[t].half_sums));
+            const vector half_mins = w.half_mins(h);
+            const __m256 mins = whole<L>(_mm256_madd_epi16(half_mins, broadcast4(x[t].digits[0].half_sums)),
+                                         _mm256_madd_epi16(half_mins, broadcast4(x[t].digits[1].half_sums)));
             const __m256 factor = _mm256_mul_ps(w.min(h), _mm256_broadcast_ss(&x[t].scale));
-            acc[h][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(mins), factor, acc[h][t]);
+            acc[h][t] = _mm256_fmadd_ps(mins, factor, acc[h][t]);
           }
         });
       });

@@ -131,9 +131,9 @@ template <layout L>
   return _mm512_set1_epi32(static_cast<int>((static_cast<unsigned>(second) << 16) | (first & 0xffff)));
 }
 
-/// Sums of products of one group, exact: 16 rows of weights with T rows of activations.
-template <layout L, int T, class Group>
-[[gnu::always_inline]] inline void dot(const Group& w, const activation_group* x, __m512 (&result)[T]) {
+/// Sums of products of one group, exact: 16 rows of weights with digit D of T rows of activations.
+template <layout L, int T, int D, class Group>
+[[gnu::always_inline]] inline void dot_digit(const Group& w, const activation_group* x, __m512 (&result)[T]) {
   // Two chains: the halves of a group where they have scales of their own; else so that one row of activations does not
   // wait for vpdpbusd's latency eight times in a row.
   constexpr int chains = L.halves() || T <= 2 ? 2 : 1;
@@ -144,7 +144,7 @@ template <layout L, int T, class Group>
       sum[c][t] = _mm512_setzero_si512();
       if constexpr (offset != 0) {
         const bool takes_first = chains == 1 || c == 0, takes_second = chains == 1 || c == 1;
-        sum[c][t] = _mm512_madd_epi16(broadcast4(x[t].half_sums),
+        sum[c][t] = _mm512_madd_epi16(broadcast4(x[t].digits[D].half_sums),
                                       splat_pair(takes_first ? -offset : 0, takes_second ? -offset : 0));
       }
     });
@@ -156,7 +156,7 @@ template <layout L, int T, class Group>
     const vector code = w.template codes<J>();
     unroll<T>([&](auto t) __attribute__((always_inline)) {
       constexpr int c = chains == 2 ? J / 4 : 0;
-      sum[c][t] = _mm512_dpbusd_epi32(sum[c][t], code, broadcast4(x[t].codes + 4 * J));
+      sum[c][t] = _mm512_dpbusd_epi32(sum[c][t], code, broadcast4(x[t].digits[D].codes + 4 * J));
     });
   });
   if constexpr (L.halves()) {
@@ -172,6 +172,20 @@ template <layout L, int T, class Group>
       result[t] = _mm512_cvtepi32_ps(sum[0][t]);
     });
   }
+}
+
+/// 256 * first + last of digits' sums, which are exact, rounded once.
+[[gnu::always_inline]] inline __m512 whole(__m512 first, __m512 last) {
+  return _mm512_fmadd_ps(first, _mm512_set1_ps(256.0f), last);
+}
+
+/// Sums of products of one group, rounded once to f32: 16 rows of weights with T rows of activations.
+template <layout L, int T, class Group>
+[[gnu::always_inline]] inline void dot(const Group& w, const activation_group* x, __m512 (&result)[T]) {
+  __m512 last[T];
+  dot_digit<L, T, 0>(w, x, result);
+  dot_digit<L, T, 1>(w, x, last);
+  unroll<T>([&](auto t) __attribute__((always_inline)) { result[t] = whole(result[t], last[t]); });
 }
 
 struct avx512_tier {
@@ -210,8 +224,11 @@ struct avx512_tier {
         acc[t] = _mm512_fmadd_ps(sum[t], _mm512_mul_ps(d, scale), acc[t]);
         if constexpr (L.has_min()) acc[t] = _mm512_fmadd_ps(w.min(), _mm512_set1_ps(x[t].scaled_sum), acc[t]);
         if constexpr (L.scales == scaling::k_scales_mins) {
-          const vector mins = _mm512_madd_epi16(w.half_mins(), broadcast4(x[t].half_sums));
-          acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(mins), _mm512_mul_ps(w.min(), scale), acc[t]);
+          const vector half_mins = w.half_mins();
+          const __m512 mins =
+              whole(_mm512_cvtepi32_ps(_mm512_madd_epi16(half_mins, broadcast4(x[t].digits[0].half_sums))),
+                    _mm512_cvtepi32_ps(_mm512_madd_epi16(half_mins, broadcast4(x[t].digits[1].half_sums))));
+          acc[t] = _mm512_fmadd_ps(mins, _mm512_mul_ps(w.min(), scale), acc[t]);
         }
       });
     }

@@ -13,7 +13,10 @@ extern const matmul_kernels avx512_matmul_kernels;
 void quantize_rows_avx2(const float* x, std::size_t ld, std::uint32_t m, std::uint32_t cols, std::uint32_t first_row,
                         std::uint32_t last_row, activation_group* groups);
 
-/// 2^-100: a group of activations whose largest magnitude is below counts as zero, so that 127 / amax cannot overflow.
+/// What the largest magnitude of a group of activations becomes: digits 127 and 0.
+inline constexpr float largest_activation = 127.0f * 256.0f;
+
+/// 2^-100: a group of activations whose largest magnitude is below counts as zero, so that divisions by it cannot overflow.
 inline constexpr std::uint32_t least_amax_bits = 27u << 23;
 
 }  // namespace troupe::kernels::cpu

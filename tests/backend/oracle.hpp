@@ -12,19 +12,18 @@ namespace troupe::test {
 struct oracle_case {
   const char* folder;
   const char* file;  ///< empty: the folder's safetensors
-  bool quantized;
 };
 inline constexpr oracle_case oracle_cases[] = {
-    {"llama", "", false},
-    {"llama", "model-bf16.gguf", false},
-    {"llama-bias", "", false},
-    {"llama-bias", "model-bf16.gguf", false},
-    {"llama-linear", "model-bf16.gguf", false},
-    {"llama-yarn", "", false},
-    {"llama-yarn", "model-f16.gguf", false},
-    {"llama3-rope", "", false},
-    {"llama3-rope", "model-f16.gguf", false},
-    {"llama-256", "model-Q4_K_M.gguf", true},
+    {"llama", ""},
+    {"llama", "model-bf16.gguf"},
+    {"llama-bias", ""},
+    {"llama-bias", "model-bf16.gguf"},
+    {"llama-linear", "model-bf16.gguf"},
+    {"llama-yarn", ""},
+    {"llama-yarn", "model-f16.gguf"},
+    {"llama3-rope", ""},
+    {"llama3-rope", "model-f16.gguf"},
+    {"llama-256", "model-Q4_K_M.gguf"},
 };
 
 struct distance {
@@ -58,8 +57,7 @@ inline distance compare(const std::vector<std::vector<float>>& got, const std::u
 }
 
 struct oracle_bounds {
-  double kl = 1e-4, relative = 5e-3;  ///< unquantized files
-  double quantized_kl;
+  double kl, relative = 5e-3;
   bool greedy = true;  ///< greedy answers are equal, token by token
 };
 
@@ -79,7 +77,7 @@ void check_model(const oracle_case& c, const oracle_bounds& bounds, MakeDriver&&
     at += ids.size();
     BOOST_TEST_MESSAGE(c.folder << " " << c.file << " " << ids.size() << " tokens: KL " << x.kl << " rel "
                                 << x.relative);
-    BOOST_TEST(x.kl <= (c.quantized ? bounds.quantized_kl : bounds.kl), c.folder << " " << c.file << " KL " << x.kl);
+    BOOST_TEST(x.kl <= bounds.kl, c.folder << " " << c.file << " KL " << x.kl);
     if (!c.quantized)
       BOOST_TEST(x.relative <= bounds.relative, c.folder << " " << c.file << " relative " << x.relative);
   }

@@ -19,7 +19,7 @@ constexpr golden goldens[] = {
     {"llama/model-bf16.gguf", "f3d063d60d7194806dbe7ba6415c787e3c1c3735cf4332c0d238cdf16353dbb6"},
     {"llama-bias", "a50fa64306d03b89f206e1caa65d52a2c9360ab43025991e51489dbd875cd9e5"},
     {"llama-yarn", "7b82cbe7eef49c31b2fed2725ab4f1280374fcb119e534c01dbab832956fa501"},
-    {"llama-256/model-Q4_K_M.gguf", "0d0446b332d12fe3a6f9b8734b056c76c0c0d29eed7c3a5fb6b816e3d23231d2"},
+    {"llama-256/model-Q4_K_M.gguf", "b614dcb9706db2fc7e78a19a360d58425267245ed692bcb6ed34a7890c654940"},
 };
 
 }  // namespace

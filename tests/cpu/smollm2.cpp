@@ -13,7 +13,7 @@ using namespace troupe::test;
 namespace {
 
 constexpr std::size_t n_top = 64;
-constexpr const char* golden_hash = "bb56a311bc6164a923d5a004a9da8e17219f1ab690a6396cc0bb99cef344881d";
+constexpr const char* golden_hash = "2daabdd125c6708e92efdc383a3f5b45922e6bbb3fa0b85c2a49542c3c1b4ebd";
 
 std::string folder() { return std::string(TROUPE_TEST_DATA) + "/smollm2"; }
 boost::test_tools::assertion_result model_is_there(boost::unit_test::test_unit_id) {
@@ -92,10 +92,10 @@ BOOST_AUTO_TEST_SUITE(smollm2, *boost::unit_test::precondition(model_is_there))
 BOOST_AUTO_TEST_CASE(the_real_model_agrees_with_transformers) {
   const score s = measure({}, 1000);
   BOOST_TEST_MESSAGE("KL " << s.kl << ", top-1 agreement " << s.top1);
-  // The goal for a whole model is 2e-3 and 98.5 %; activations of 8 bits in groups of 32 reach this much, and the
-  // reference path below shows that the rest is theirs alone.
-  BOOST_TEST(s.kl <= 2.6e-3);
-  BOOST_TEST(s.top1 >= 0.965);
+  // The goal for a whole model is 2e-3 and 98.5 %. Activations of 16 bits leave 5e-7, most of it the f16 cache's; with
+  // 8 bits it was 2.5e-3 and 96.7 %.
+  BOOST_TEST(s.kl <= 2e-6);
+  BOOST_TEST(s.top1 >= 0.995);
   BOOST_TEST(s.hash == golden_hash);
 }
 

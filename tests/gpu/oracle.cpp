@@ -10,7 +10,7 @@ BOOST_AUTO_TEST_CASE(float32_agrees_with_transformers_as_the_cpu_does) {
   for (const bool deterministic : {false, true})
     for (const oracle_case& c : oracle_cases)
       BOOST_TEST_CONTEXT(c.folder << " " << c.file << (deterministic ? " deterministic" : "")) {
-        check_model(c, {.quantized_kl = 2e-6}, [&](auto m) {
+        check_model(c, {.kl = 2e-6}, [&](auto m) {
           gpu::gpu_options o = small(dtype::f32, kv_type::f32);
           o.deterministic = deterministic;
           return driver(m, o);
@@ -24,6 +24,6 @@ BOOST_AUTO_TEST_CASE(half_precision_is_near) {
   for (const auto& [type, kv, kl, relative] :
        {std::tuple{dtype::bf16, kv_type::bf16, 2e-3, 4e-2}, {dtype::f16, kv_type::f16, 1e-4, 5e-3}})
     for (const oracle_case& c : oracle_cases)
-      check_model(c, {.kl = kl, .relative = relative, .quantized_kl = kl, .greedy = false},
+      check_model(c, {.kl = kl, .relative = relative, .greedy = false},
                   [&, t = type, k = kv](auto m) { return driver(m, small(t, k)); });
 }

@@ -100,6 +100,11 @@ inline std::vector<float> random_rows(std::uint32_t m, std::uint32_t cols, std::
   return x;
 }
 
+/// What the digits of column k make together.
+inline int code_of(const activation_group& g, std::uint32_t k) {
+  return 256 * g.digits[0].codes[k] + g.digits[1].codes[k];
+}
+
 class packed {
  public:
   packed(dtype type, const std::vector<std::byte>& source, std::uint32_t rows, std::uint32_t cols)

@@ -30,19 +30,28 @@ BOOST_AUTO_TEST_CASE(sums_and_scales_belong_to_the_codes) {
         const activation_group& a = groups.get()[quantized_index(i, g, m, cols)];
         const float* from = &x[std::size_t{i} * cols + g * group_size];
         float amax = 0;
-        int pair[6] = {}, half[2] = {};
+        int sum = 0;
         for (std::uint32_t k = 0; k < group_size; ++k) {
           amax = std::max(amax, std::abs(from[k]));
-          pair[k / 16 * 2 + k % 4 / 2] += a.codes[k];
-          pair[4 + k % 4 / 2] += a.codes[k];
-          half[k / 16] += a.codes[k];
+          sum += code_of(a, k);
         }
-        BOOST_TEST(a.scale == amax / 127.0f);
-        BOOST_TEST(a.scaled_sum == a.scale * static_cast<float>(half[0] + half[1]));
-        for (int k = 0; k < 6; ++k) BOOST_TEST(a.pair_sums[k] == pair[k]);
-        for (int k = 0; k < 2; ++k) BOOST_TEST(a.half_sums[k] == half[k]);
-        for (std::uint32_t k = 0; k < group_size; ++k)
-          BOOST_TEST(static_cast<int>(a.codes[k]) == static_cast<int>(std::nearbyint(from[k] * (127.0f / amax))));
+        BOOST_TEST(a.scale == amax / 32512.0f);
+        BOOST_TEST(a.scaled_sum == a.scale * static_cast<float>(sum));
+        for (const activation_digit& d : a.digits) {
+          int pair[6] = {}, half[2] = {};
+          for (std::uint32_t k = 0; k < group_size; ++k) {
+            BOOST_TEST(d.codes[k] >= -127);
+            pair[k / 16 * 2 + k % 4 / 2] += d.codes[k];
+            pair[4 + k % 4 / 2] += d.codes[k];
+            half[k / 16] += d.codes[k];
+          }
+          for (int k = 0; k < 6; ++k) BOOST_TEST(d.pair_sums[k] == pair[k]);
+          for (int k = 0; k < 2; ++k) BOOST_TEST(d.half_sums[k] == half[k]);
+        }
+        for (std::uint32_t k = 0; k < group_size; ++k) {
+          const int rounded = static_cast<int>(std::nearbyint(from[k] * (32512.0f / amax)));
+          BOOST_TEST(code_of(a, k) == rounded + ((rounded & 255) == 128));
+        }
       }
   }
 }
@@ -69,11 +78,22 @@ BOOST_AUTO_TEST_CASE(tiers_agree_on_every_magnitude) {
 }
 
 BOOST_AUTO_TEST_CASE(ties_go_to_even) {
-  float x[group_size] = {127.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f, -126.5f};
+  float x[group_size] = {32512.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 32510.5f, -32510.5f};
   for (isa tier : tiers()) {
     const activation_group a = quantize_one(tier, x);
-    const int wanted[] = {127, 0, 2, 2, 0, -2, -2, 126, -126};
-    for (int k = 0; k < 9; ++k) BOOST_TEST(static_cast<int>(a.codes[k]) == wanted[k]);
+    const int wanted[] = {32512, 0, 2, 2, 0, -2, -2, 32510, -32510};
+    for (std::uint32_t k = 0; k < 9; ++k) BOOST_TEST(code_of(a, k) == wanted[k]);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(digits_are_symmetric) {
+  float x[group_size] = {-32512.0f, 127.0f, 128.0f, 129.0f, -127.0f, -128.0f, -129.0f, 32383.0f, 32384.0f, -32384.0f, 32511.0f};
+  const int wanted[][2] = {{-127, 0}, {0, 127}, {1, -127}, {1, -127}, {0, -127}, {0, -127},
+                           {-1, 127}, {126, 127}, {127, -127}, {-126, -127}, {127, -1}};
+  for (isa tier : tiers()) {
+    const activation_group a = quantize_one(tier, x);
+    for (std::uint32_t k = 0; k < std::size(wanted); ++k)
+      for (int d = 0; d < 2; ++d) BOOST_TEST(static_cast<int>(a.digits[d].codes[k]) == wanted[k][d], k << " " << d);
   }
 }
 
@@ -90,11 +110,11 @@ BOOST_AUTO_TEST_CASE(edges_of_the_range) {
     x[3] = std::ldexp(1.0f, -101);
     BOOST_TEST(same(quantize_one(tier, x), activation_group{}));
     x[3] = std::ldexp(-1.0f, -100);
-    BOOST_TEST(static_cast<int>(quantize_one(tier, x).codes[3]) == -127);
+    BOOST_TEST(code_of(quantize_one(tier, x), 3) == -32512);
 
     x[4] = huge;
-    BOOST_TEST(static_cast<int>(quantize_one(tier, x).codes[4]) == 127);
-    BOOST_TEST(quantize_one(tier, x).scale == huge / 127.0f);
+    BOOST_TEST(code_of(quantize_one(tier, x), 4) == 32512);
+    BOOST_TEST(quantize_one(tier, x).scale == huge / 32512.0f);
 
     for (float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
                       std::numeric_limits<float>::quiet_NaN()}) {
@@ -102,7 +122,7 @@ BOOST_AUTO_TEST_CASE(edges_of_the_range) {
       const activation_group a = quantize_one(tier, x);
       BOOST_TEST(!std::isfinite(a.scale));
       BOOST_TEST(!std::isfinite(a.scaled_sum));
-      for (std::int8_t code : a.codes) BOOST_TEST(static_cast<int>(code) == 0);
+      for (std::uint32_t k = 0; k < group_size; ++k) BOOST_TEST(code_of(a, k) == 0);
     }
   }
 }
