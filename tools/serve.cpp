@@ -137,11 +137,17 @@ void add_serve(CLI::App& app, int& exit_code) {
   c->add_option("--http-threads", a->server.threads, "threads for sockets")->check(CLI::Range(1, 64))->capture_default_str();
   c->add_option("--text-threads", a->engine.text_threads, "threads for tokenizing")->check(CLI::Range(1, 64))->capture_default_str();
   c->add_flag("--fold-threads", a->engine.fold_threads, "tokenizing and scheduling on one thread, for one or two cores");
-  c->add_option("--step-timeout", a->engine.step_timeout, "seconds; a rank that works longer on one step is lost: streams end, exit code 70")->check(CLI::Range(1, 86'400))->capture_default_str();
+  c->add_option("--step-timeout", a->engine.step_timeout,
+                "seconds; a rank that works longer on one step is lost: streams end, exit code 70")
+      ->check(CLI::Range(1, 86'400))
+      ->capture_default_str();
   c->add_option("--cors-origin", a->server.cors_origin, "value of Access-Control-Allow-Origin");
   c->add_option("--drain-seconds", a->drain_seconds, "how long running requests may go on after SIGTERM")->capture_default_str();
   c->add_flag_function("--deterministic", [](std::int64_t) {}, "results never depend on what else runs: on the CPU that is always so");
-  c->add_option("--inject-fault", a->engine.inject_fault, "a fault on purpose, to see how a deployment takes it: step=N:fail, step=N:no-memory, step=N:slow=500ms, step=N+:slow=500ms (from N on), step=N:hang (device), step=N:freeze (thread)")->type_name("SPEC");
+  c->add_option("--inject-fault", a->engine.inject_fault,
+                "a fault on purpose, to see how a deployment takes it: step=N:fail, step=N:no-memory, step=N:slow=500ms, "
+                "step=N+:slow=500ms (from N on), step=N:hang (device), step=N:freeze (thread)")
+      ->type_name("SPEC");
   bind_environment(*c);
   c->add_option("--config", a->config, "a TOML file with any of these options");
   c->add_flag("--print-config", a->print, "print the effective configuration as TOML and exit");
