@@ -23,7 +23,7 @@
 namespace troupe {
 namespace {
 
-constexpr auto step_limit = std::chrono::minutes(2);  // a CPU step may hold a full prompt chunk of a large model
+constexpr auto leave_limit = std::chrono::seconds(1);  // for a rank that is given up to see so between two polls
 
 /// An actor with the outbox that this file makes for it.
 template <class Actor, class Wires>
@@ -56,8 +56,8 @@ class text_wires final : public text::outbox {
 class rank_wires final : public rank::outbox {
  public:
   rank_wires(mail::sender<sched::message> to_sched, std::function<void(const sched::rank_failed&)> lost,
-             std::shared_ptr<runtime::watchdog> dog)
-      : to_sched_(std::move(to_sched)), lost_(std::move(lost)), dog_(std::move(dog)) {}
+             std::shared_ptr<runtime::watchdog> dog, std::shared_ptr<const std::atomic<bool>> given_up)
+      : to_sched_(std::move(to_sched)), lost_(std::move(lost)), dog_(std::move(dog)), given_up_(std::move(given_up)) {}
   void send(sched::step_done&& m) override { to_sched_.send_control(std::move(m)); }
   void send(sched::rank_failed&& m) override {
     lost_(m);
@@ -65,11 +65,13 @@ class rank_wires final : public rank::outbox {
   }
   void step_started() override { working_.emplace(dog_->work()); }
   void step_ended() override { working_.reset(); }
+  bool given_up() const override { return given_up_->load(std::memory_order_relaxed); }
 
  private:
   mail::sender<sched::message> to_sched_;
   std::function<void(const sched::rank_failed&)> lost_;
   std::shared_ptr<runtime::watchdog> dog_;
+  std::shared_ptr<const std::atomic<bool>> given_up_;
   std::optional<runtime::watchdog::working> working_;
 };
 
@@ -140,6 +142,7 @@ class actor_system::wiring {
   explicit wiring(actor_parts parts)
       : system_({.fold = parts.fold, .host = nullptr, .on_fault = {}}),
         status_(std::make_shared<shared_status>()),
+        step_limit_(parts.step_limit),
         on_rank_lost_(std::move(parts.on_rank_lost)) {
     const model::rank_shape shape = parts.backend->shape();
     const std::uint32_t many = parts.max_requests + 64;
@@ -179,7 +182,7 @@ class actor_system::wiring {
     s.waiting = status_->waiting.load(std::memory_order_relaxed);
     s.pages_total = status_->pages_total.load(std::memory_order_relaxed);
     s.pages_free = status_->pages_free.load(std::memory_order_relaxed);
-    s.ready = !hung_.load(std::memory_order_acquire);
+    s.ready = !lost_.load(std::memory_order_acquire);
     return s;
   }
 
@@ -201,22 +204,26 @@ class actor_system::wiring {
     if (std::exchange(shut_, true)) return;
     drain(std::chrono::steady_clock::time_point(), {});
     {
+      // A hanging step is noticed after one and a quarter limits, so one of the two comes.
       std::unique_lock lock(mutex_);
-      // A rank that hangs must not hang its host's destructor for ever; its thread cannot be taken back, though.
-      if (!changed_.wait_for(lock, std::chrono::minutes(5), [&] { return drained_ || lost_; }))
-        log().critical("a rank does not answer: waiting for it");
+      changed_.wait_for(lock, overdue_for_sure(), [&] { return drained_ || lost_; });
     }
     // In reverse of the way a request takes, so that everything said on the way out is still heard.
     rank_loop_->stop();
-    rank_loop_->join();
+    if (!rank_loop_->join_for(given_up_->load() ? leave_limit : overdue_for_sure())) {
+      log().critical("rank 0 hangs in a step: its thread is left behind");
+      runtime::loop::abandon(std::move(rank_loop_), std::shared_ptr<rank_cell>(std::move(rank_)));
+    }
     system_.stop(std::chrono::minutes(5));
     watch_loop_->stop();
     watch_loop_->join();
   }
 
  private:
+  std::chrono::milliseconds overdue_for_sure() const { return step_limit_ * 3 / 2 + leave_limit; }
+
   void start(actor_parts parts, const model::rank_shape& shape) {
-    auto dog = std::make_shared<runtime::watchdog>("rank 0", step_limit);
+    auto dog = std::make_shared<runtime::watchdog>("rank 0", step_limit_);
     supervisor_->start({[this](const runtime::incident& i) { on_incident(i); }, {}});
     auto to_supervisor = std::make_shared<mail::sender<runtime::supervisor::message>>(supervisor_->make_sender());
     to_supervisor->send_control(runtime::watch(dog));
@@ -251,13 +258,13 @@ class actor_system::wiring {
     auto lost = [to_supervisor](const sched::rank_failed& m) {
       to_supervisor->send_control(runtime::rank_failed(m.rank, errc::rank_failed, m.message));
     };
-    rank_->start(rank_wires(sched_->make_sender(), std::move(lost), dog), 0u, std::move(parts.backend));
+    rank_->start(rank_wires(sched_->make_sender(), std::move(lost), dog, given_up_), 0u, std::move(parts.backend));
   }
 
   /// On the supervisor's thread.
   void on_incident(const runtime::incident& i) {
     if (i.what == runtime::incident::kind::watchdog_overdue) {
-      hung_.store(true, std::memory_order_release);
+      given_up_->store(true);
       auto sender = sched_->make_sender();
       sender.send_control(sched::rank_failed(i.rank, i.text));
     }
@@ -267,10 +274,9 @@ class actor_system::wiring {
   void lose(const std::string& what) {
     {
       std::lock_guard lock(mutex_);
-      if (std::exchange(lost_, true)) return;
+      if (lost_.exchange(true)) return;
     }
     changed_.notify_all();
-    hung_.store(true, std::memory_order_release);
     if (on_rank_lost_) on_rank_lost_(what);
   }
 
@@ -294,12 +300,14 @@ class actor_system::wiring {
   std::unique_ptr<runtime::loop> watch_loop_, rank_loop_;
   runtime::system system_;
   std::shared_ptr<shared_status> status_;
+  const std::chrono::milliseconds step_limit_;
   std::function<void(std::string)> on_rank_lost_;
-  std::atomic<bool> hung_{false};
+  std::shared_ptr<std::atomic<bool>> given_up_ = std::make_shared<std::atomic<bool>>(false);  ///< the watchdog's word
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool drained_ = false, lost_ = false, shut_ = false;
+  std::atomic<bool> lost_{false};  ///< written under the mutex
+  bool drained_ = false, shut_ = false;
   std::vector<std::function<void()>> waiting_;
 
   std::unique_ptr<supervisor_cell> supervisor_;

@@ -21,7 +21,8 @@ struct actor_parts {
   std::uint32_t n_text_shards = 1;
   std::uint32_t max_requests = 256;
   bool fold = false;
-  bool warm_up = false;                             ///< graphs before the first request
+  bool warm_up = false;                           ///< graphs before the first request
+  std::chrono::milliseconds step_limit{120'000};  ///< a rank that works longer on a step is lost
   std::shared_ptr<watch::engine_metrics> metrics;
   std::function<void(std::string)> on_rank_lost;  ///< once, on an engine thread
 };
@@ -47,7 +48,8 @@ class actor_system {
   /// Lets running requests end until the deadline, then cancels them and stops the ranks. `done` runs once on the
   /// control thread. A later call with an earlier deadline hastens the first.
   void drain(std::chrono::steady_clock::time_point deadline, std::function<void()> done);
-  /// Drains at once and joins all threads.
+  /// Drains at once and joins all threads. A rank whose thread does not come back is left to itself once the watchdog
+  /// has called it lost, with all that it uses: so this takes one and a half step limits and a few seconds at most.
   void shut() noexcept;
 
  private:

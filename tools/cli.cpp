@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -57,6 +58,7 @@ void add_sampling_options(CLI::App& command, sampling_params& s) {
 
 std::string read_input(const std::string& path) {
   if (path.empty() || path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+  if (std::filesystem::is_directory(path)) throw error(errc::invalid_argument, path + ": is a directory: give a file");
   std::ifstream file(path, std::ios::binary);
   if (!file) throw error(errc::not_found, path + ": cannot be opened: check the path");
   return {std::istreambuf_iterator<char>(file), {}};
@@ -83,6 +85,21 @@ std::vector<std::int32_t> parse_tokens(const std::string& text, const std::strin
     at = stop;
   }
   return ids;
+}
+
+std::string describe(const CLI::ParseError& e) {
+  const std::string text = e.what();
+  // Its messages are "Could not convert: NAME = VALUE" and "NAME: N required TYPE missing".
+  constexpr std::string_view unconverted = "Could not convert: ";
+  if (const auto equals = text.find(" = "); text.starts_with(unconverted) && equals != std::string::npos) {
+    const std::string name = text.substr(unconverted.size(), equals - unconverted.size());
+    return name + ": '" + text.substr(equals + 3) + "' is not a number that it can take: see --help";
+  }
+  if (const auto colon = text.find(": "); text.ends_with(" missing") && text.find(" required ") != std::string::npos && colon != std::string::npos)
+    return text.substr(0, colon) + ": its value is missing: see --help";
+  if (e.get_name() == "RequiredError" && text == "A subcommand is required")
+    return "no command: try troupe chat or troupe serve, or see troupe --help";
+  return text;
 }
 
 std::optional<std::string> nearest_spelling(const std::string& word, const std::vector<std::string>& candidates) {

@@ -38,6 +38,9 @@ std::string read_input(const std::string& path);
 /// Whitespace or comma separated ids; throws troupe::error naming the first word that is none.
 std::vector<std::int32_t> parse_tokens(const std::string& text, const std::string& origin);
 
+/// What is wrong with an option or its value, in a user's words instead of CLI11's.
+std::string describe(const CLI::ParseError&);
+
 /// The spelling in `candidates` nearest to `word`, if one is near enough to be meant.
 std::optional<std::string> nearest_spelling(const std::string& word, const std::vector<std::string>& candidates);
 

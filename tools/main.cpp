@@ -30,10 +30,23 @@ std::vector<std::string> spellings(const CLI::App& app) {
   return names;
 }
 
-int explain(const CLI::App& app, const CLI::ParseError& e) {
+/// The environment variable that gave an option its value, if one did.
+std::string variable_of(const CLI::App& app, const std::string& option_name, const std::vector<std::string>& words) {
+  for (const std::string& word : words)
+    if (word == option_name || word.starts_with(option_name + "=")) return {};
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    const CLI::Option* option = command->get_option_no_throw(option_name);
+    if (option && !option->get_envname().empty() && std::getenv(option->get_envname().c_str())) return option->get_envname();
+  }
+  return {};
+}
+
+int explain(const CLI::App& app, const CLI::ParseError& e, const std::vector<std::string>& words) {
   const CLI::App* active = &app;
   if (auto chosen = app.get_subcommands(); !chosen.empty()) active = chosen.front();
-  std::string message = e.what();
+  std::string message = cli::describe(e);
+  if (const auto variable = variable_of(app, message.substr(0, message.find(':')), words); !variable.empty())
+    message = variable + " (" + message.substr(0, message.find(':')) + ")" + message.substr(message.find(':'));
   if (auto extras = active->remaining(); !extras.empty()) {
     const std::string word = extras.front().substr(0, extras.front().find('='));
     message = (word.starts_with("-") ? "unknown option '" : "unexpected argument '") + word + "'";
@@ -41,6 +54,20 @@ int explain(const CLI::App& app, const CLI::ParseError& e) {
     else message += ": see troupe " + (active == &app ? std::string() : active->get_name() + " ") + "--help";
   }
   return complain(message, cli::exit_usage);
+}
+
+/// Gives every command --log-level.
+void add_log_level(CLI::App& app, const std::shared_ptr<spdlog::logger>& logger) {
+  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) {
+    const auto set = [logger, command](const std::string& level) {
+      // CLI11 hands an environment variable to every command, called or not.
+      if (command->parsed()) logger->set_level(spdlog::level::from_str(level));
+    };
+    command->add_option_function<std::string>("--log-level", set, "what is logged to standard error")
+        ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "critical", "off"}))
+        ->default_str("warn")
+        ->envname("TROUPE_LOG");
+  }
 }
 
 }  // namespace
@@ -57,9 +84,11 @@ int main(int argc, char** argv) {
 
   auto logger = std::make_shared<spdlog::logger>("troupe", std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %L %v");
-  const char* level = std::getenv("TROUPE_LOG");
-  logger->set_level(level ? spdlog::level::from_str(level) : spdlog::level::warn);
+  logger->set_level(spdlog::level::warn);
   set_logger(logger);
+  add_log_level(app, logger);
+  app.footer("Environment: TROUPE_MODELS, the folder of models by name (~/.cache/troupe/models); TROUPE_LOG, as --log-level of every\n"
+             "command; TROUPE_NAME_OF_OPTION, as --name-of-option of serve.");
 
   if (argc > 1 && argv[1][0] != '-') {
     // CLI11 reports a misspelt command as a missing one.
@@ -77,7 +106,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& e) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
-    return explain(app, e);
+    return explain(app, e, {argv + 1, argv + argc});
   } catch (const troupe::error& e) {
     return complain(e.message(), cli::exit_code_of(e.code()));
   } catch (const std::bad_alloc&) {

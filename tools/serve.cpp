@@ -4,6 +4,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -56,11 +57,26 @@ int take_signal(int fd) {
 
 enum class event { signal, failed, drained };
 
+constexpr auto last_answers = std::chrono::seconds(1);   // after a lost rank: probes and new requests hear of it
+constexpr auto exit_limit = std::chrono::seconds(15);    // for leaving in order after that
+
 event wait(int signals, raised_flag& failed, raised_flag& drained) {
   pollfd fds[] = {{failed.fd(), POLLIN, 0}, {signals, POLLIN, 0}, {drained.fd(), POLLIN, 0}};
   while (::poll(fds, 3, -1) < 0) {
   }
   return fds[0].revents ? event::failed : fds[1].revents ? event::signal : event::drained;
+}
+
+/// A lost rank has ended every stream with an error event, and the process is of no more use: leaves within `exit_limit`,
+/// whatever hangs on the way (a driver's own exit handlers, say), because its keeper restarts it when it has gone.
+void leave_for_sure(int signals, edge::server& server) {
+  std::thread([] {
+    std::this_thread::sleep_for(exit_limit);
+    std::_Exit(exit_rank_lost);
+  }).detach();
+  pollfd signalled{signals, POLLIN, 0};
+  (void)::poll(&signalled, 1, static_cast<int>(std::chrono::milliseconds(last_answers).count()));
+  server.stop(std::chrono::seconds(2));
 }
 
 int run(arguments& a, CLI::App& command) {
@@ -95,9 +111,12 @@ int run(arguments& a, CLI::App& command) {
     what = wait(signals, failed, drained);
     if (what == event::signal) std::_Exit(128 + take_signal(signals));
   }
-  // A lost rank has ended every stream with an error event already; give them a moment to leave.
-  server.stop(std::chrono::seconds(what == event::failed ? 2 : 5));
-  return what == event::failed ? exit_rank_lost : 0;
+  if (what == event::failed) {
+    leave_for_sure(signals, server);
+    return exit_rank_lost;
+  }
+  server.stop(std::chrono::seconds(5));
+  return 0;
 }
 
 }  // namespace
@@ -107,7 +126,7 @@ void add_serve(CLI::App& app, int& exit_code) {
   CLI::App* c = app.add_subcommand("serve", "the HTTP server: OpenAI's API, streams over SSE");
   add_engine_options(*c, a->engine);
   c->add_option("--host", a->server.host, "address to listen on")->capture_default_str();
-  c->add_option("--port", a->server.port, "port to listen on (0: any)")->capture_default_str();
+  c->add_option("--port", a->server.port, "port to listen on (0: any)")->check(CLI::Range(0, 65535))->capture_default_str();
   c->add_option("--api-key", a->server.api_keys, "accepted in Authorization: Bearer KEY; may be given again");
   c->add_option("--served-model-name", a->engine.served_model_name, "the model's name in the API (default: the file's)");
   c->add_option("--max-requests", a->engine.max_requests, "requests in the system; more are refused with 503")->check(CLI::Range(1, 1 << 20))->capture_default_str();
@@ -117,9 +136,18 @@ void add_serve(CLI::App& app, int& exit_code) {
   c->add_option("--stall-seconds", a->engine.stall_seconds, "a stream whose reader stands still this long is cancelled")->capture_default_str();
   c->add_option("--http-threads", a->server.threads, "threads for sockets")->check(CLI::Range(1, 64))->capture_default_str();
   c->add_option("--text-threads", a->engine.text_threads, "threads for tokenizing")->check(CLI::Range(1, 64))->capture_default_str();
+  c->add_flag("--fold-threads", a->engine.fold_threads, "tokenizing and scheduling on one thread, for one or two cores");
+  c->add_option("--step-timeout", a->engine.step_timeout,
+                "seconds; a rank that works longer on one step is lost: streams end, exit code 70")
+      ->check(CLI::Range(1, 86'400))
+      ->capture_default_str();
   c->add_option("--cors-origin", a->server.cors_origin, "value of Access-Control-Allow-Origin");
   c->add_option("--drain-seconds", a->drain_seconds, "how long running requests may go on after SIGTERM")->capture_default_str();
   c->add_flag_function("--deterministic", [](std::int64_t) {}, "results never depend on what else runs: on the CPU that is always so");
+  c->add_option("--inject-fault", a->engine.inject_fault,
+                "a fault on purpose, to see how a deployment takes it: step=N:fail, step=N:no-memory, step=N:slow=500ms, "
+                "step=N+:slow=500ms (from N on), step=N:hang (device), step=N:freeze (thread)")
+      ->type_name("SPEC");
   bind_environment(*c);
   c->add_option("--config", a->config, "a TOML file with any of these options");
   c->add_flag("--print-config", a->print, "print the effective configuration as TOML and exit");

@@ -14,7 +14,7 @@ namespace {
 bool configurable(const CLI::Option& option) {
   if (option.get_lnames().empty()) return option.get_positional() && option.get_name(true) == "model";
   const std::string& name = option.get_lnames().front();
-  return name != "help" && name != "config" && name != "print-config";
+  return name != "help" && name != "help-all" && name != "config" && name != "print-config";
 }
 
 std::string key_of(const CLI::Option& option) {
@@ -76,10 +76,12 @@ void apply_config_file(CLI::App& command, const std::string& path) {
     CLI::Option* option = name == "model" ? command.get_option("model") : command.get_option("--" + name);
     if (option->count() != 0) continue;
     try {
-      for (std::string& word : words_of(node, where)) option->add_result(std::move(word));
+      auto words = words_of(node, where);
+      if (words.empty()) continue;
+      for (std::string& word : words) option->add_result(std::move(word));
       option->run_callback();
     } catch (const CLI::ParseError& e) {
-      throw error(errc::invalid_argument, where + ": " + e.what());
+      throw error(errc::invalid_argument, path + ": " + describe(e));
     }
   }
 }

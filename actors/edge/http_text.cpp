@@ -102,12 +102,26 @@ bool equal_secret(std::string_view a, std::string_view b) noexcept {
   return difference == 0;
 }
 
-bool is_json(std::string_view type) noexcept {
+namespace {
+
+/// In lower case, without parameters.
+std::string media_type(std::string_view type) {
   type = type.substr(0, type.find(';'));
   while (!type.empty() && (type.back() == ' ' || type.back() == '\t')) type.remove_suffix(1);
   std::string lower(type);
   for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return lower == "application/json" || (lower.size() > 5 && lower.compare(lower.size() - 5, 5, "+json") == 0);
+  return lower;
+}
+
+}  // namespace
+
+bool is_json(std::string_view content_type) noexcept {
+  const std::string type = media_type(content_type);
+  return type == "application/json" || (type.size() > 5 && type.ends_with("+json"));
+}
+
+bool is_default_type(std::string_view content_type) noexcept {
+  return content_type.empty() || media_type(content_type) == "application/x-www-form-urlencoded";
 }
 
 void http_counters::add(route r, int status) noexcept {

@@ -43,6 +43,8 @@ std::string random_id();
 bool equal_secret(std::string_view a, std::string_view b) noexcept;
 /// application/json, with or without parameters, or a +json type.
 bool is_json(std::string_view content_type) noexcept;
+/// What programs say that were not told a type: nothing, or the form type of `curl -d`.
+bool is_default_type(std::string_view content_type) noexcept;
 
 /// Requests by route and status. Any thread.
 class http_counters {

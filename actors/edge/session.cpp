@@ -224,8 +224,9 @@ std::optional<wire::api_error> session::judge_header() {
     return wire::http_error(405, std::string(path_of(match_.where)) + " takes " + methods + ": use one of them", "method_not_allowed");
   }
   if (!authorized()) return wire::http_error(401, "no valid API key: send Authorization: Bearer KEY", "invalid_api_key");
-  if (match_.post)
-    if (const auto type = field(http::field::content_type); !type.empty() && !is_json(type))
+  // Pages of any origin can send a form's type, or none, without the browser asking us first: they must say JSON.
+  if (const auto type = field(http::field::content_type); match_.post && !is_json(type))
+    if (!is_default_type(type) || r.count(http::field::origin))
       return wire::http_error(415, "the body must be JSON: send Content-Type: application/json", "unsupported_media_type");
   return {};
 }

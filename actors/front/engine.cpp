@@ -8,6 +8,7 @@
 #include "actors/front/port.hpp"
 #include "actors/rank/backends.hpp"
 #include "src/base/log.hpp"
+#include "src/model/fault.hpp"
 #include "src/model/locate.hpp"
 #include "src/text/open_tokenizer.hpp"
 
@@ -15,6 +16,7 @@ namespace troupe {
 namespace {
 
 std::string read_file(const std::string& path, std::size_t limit) {
+  if (std::filesystem::is_directory(path)) throw error(errc::invalid_argument, path + ": is a directory: give a file");
   std::ifstream file(path, std::ios::binary);
   if (!file) throw error(errc::not_found, path + ": cannot be opened: check the path");
   std::string text{std::istreambuf_iterator<char>(file), {}};
@@ -46,7 +48,10 @@ void check(const engine_options& o) {
   if (o.max_num_seqs == 0) throw error(errc::invalid_argument, "max_num_seqs must be at least 1");
   if (o.max_requests == 0) throw error(errc::invalid_argument, "max_requests must be at least 1");
   if (o.stream_buffer == 0) throw error(errc::invalid_argument, "stream_buffer must be at least 1");
+  if (o.step_timeout == 0 || o.step_timeout > 86'400)
+    throw error(errc::invalid_argument, "step_timeout must be from 1 to 86400 seconds");
   if (o.text_threads == 0 || o.text_threads > 64) throw error(errc::invalid_argument, "text_threads must be from 1 to 64");
+  if (!o.inject_fault.empty()) (void)model::parse_fault(o.inject_fault).value();
 }
 
 }  // namespace
@@ -67,6 +72,10 @@ void engine::impl::load() {
   rank::made_backend made = rank::make_backend(options_, model_, sinks_).value();
   actor_parts parts;
   parts.backend = std::move(made.backend);
+  if (!options_.inject_fault.empty()) {
+    log().warn("a fault is injected on purpose: {}", options_.inject_fault);
+    parts.backend = model::with_fault(std::move(parts.backend), model::parse_fault(options_.inject_fault).value());
+  }
   text_ = text.get();
   if (!text_.tokenizer) log().info("{}", text_.why_no_tokenizer);
   text_.vocab = model_->config.vocab;
@@ -96,6 +105,7 @@ void engine::impl::load() {
   parts.max_requests = options_.max_requests;
   parts.fold = options_.fold_threads;
   parts.warm_up = options_.warm_up;
+  parts.step_limit = std::chrono::seconds(options_.step_timeout);
   parts.metrics = metrics_;
   parts.on_rank_lost = [this](std::string what) { rank_lost(what); };
   system_ = std::make_unique<actor_system>(std::move(parts));
@@ -123,7 +133,7 @@ void engine::impl::describe() {
 engine_status engine::impl::status() const {
   engine_status s;
   const system_status now = system_->status();
-  s.failed = failed_.load(std::memory_order_acquire);
+  s.failed = failed();
   s.draining = permits_.closed();
   s.ready = now.ready && !s.failed && !s.draining;
   s.requests_in_system = permits_.in_use();

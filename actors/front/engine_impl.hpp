@@ -7,33 +7,33 @@
 
 #include <troupe/engine.hpp>
 
-#include "actors/front/sinks.hpp"
+#include "actors/front/port.hpp"
 #include "actors/system.hpp"
-#include "src/mail/permit.hpp"
 #include "src/model/open_model.hpp"
-#include "src/watch/engine_metrics.hpp"
 
 namespace troupe {
 
 /// What stands behind the public engine: the loaded model, the shared tables and the actor system.
 /// Thread: any, except construction and `shut`.
-class engine::impl {
+class engine::impl final : public front::port_host {
  public:
   explicit impl(engine_options);
-  ~impl();
+  ~impl() override;
 
-  const engine_options& options() const noexcept { return options_; }
-  const model_info& info() const noexcept { return info_; }
   const text::text_model& text() const noexcept { return text_; }
   engine_status status() const;
-  watch::engine_metrics& metrics() noexcept { return *metrics_; }
-  mail::permits& permits() noexcept { return permits_; }
-  front::sinks& sinks() noexcept { return *sinks_; }
 
-  std::uint32_t n_text_shards() const noexcept { return system_->n_text_shards(); }
-  mail::sender<text::message> text_sender(std::uint32_t shard) { return system_->text_sender(shard); }
-  mail::sender<sched::message> sched_sender() { return system_->sched_sender(); }
-  request_id next_request_id() noexcept { return last_request_.fetch_add(1, std::memory_order_relaxed) + 1; }
+  // For ports.
+  const engine_options& options() const noexcept override { return options_; }
+  const model_info& info() const noexcept override { return info_; }
+  bool failed() const noexcept override { return failed_.load(std::memory_order_acquire); }
+  mail::permits& permits() noexcept override { return permits_; }
+  watch::engine_metrics& metrics() noexcept override { return *metrics_; }
+  front::sinks& sinks() noexcept override { return *sinks_; }
+  std::uint32_t n_text_shards() const noexcept override { return system_->n_text_shards(); }
+  mail::sender<text::message> text_sender(std::uint32_t shard) override { return system_->text_sender(shard); }
+  mail::sender<sched::message> sched_sender() override { return system_->sched_sender(); }
+  request_id next_request_id() noexcept override { return last_request_.fetch_add(1, std::memory_order_relaxed) + 1; }
 
   void stop(std::chrono::milliseconds drain, std::function<void()> stopped);
   void on_failure(std::function<void(std::error_code, std::string)>);

@@ -5,6 +5,20 @@
 #include "actors/front/validate.hpp"
 
 namespace troupe {
+
+stream_sink::~stream_sink() = default;
+
+port::port(std::unique_ptr<impl> i) : impl_(std::move(i)) {}
+port::~port() = default;
+submitted port::submit(request r, std::shared_ptr<stream_sink> sink) { return impl_->submit(std::move(r), std::move(sink)); }
+void port::cancel(stream_id id) { impl_->cancel(id); }
+void port::consumed(stream_id id, std::uint32_t n) { impl_->consumed(id, n); }
+std::size_t port::poll() { return impl_->poll(); }
+std::size_t port::open_streams() const noexcept { return impl_->open_streams(); }
+
+}  // namespace troupe
+
+namespace troupe::front {
 namespace {
 
 std::uint64_t random_seed() {
@@ -20,39 +34,29 @@ submitted refused(errc code, std::string message) { return {0, code, std::move(m
 
 }  // namespace
 
-stream_sink::~stream_sink() = default;
-
-port::port(std::unique_ptr<impl> i) : impl_(std::move(i)) {}
-port::~port() = default;
-submitted port::submit(request r, std::shared_ptr<stream_sink> sink) { return impl_->submit(std::move(r), std::move(sink)); }
-void port::cancel(stream_id id) { impl_->cancel(id); }
-void port::consumed(stream_id id, std::uint32_t n) { impl_->consumed(id, n); }
-std::size_t port::poll() { return impl_->poll(); }
-std::size_t port::open_streams() const noexcept { return impl_->open_streams(); }
-
-port::impl::impl(std::shared_ptr<engine::impl> e, port_waker waker)
-    : engine_(std::move(e)), waker_(waker), box_(std::make_shared<front::port_box>(message_limit)) {
+consumer_port::consumer_port(std::shared_ptr<port_host> e, port_waker waker)
+    : engine_(std::move(e)), waker_(waker), box_(std::make_shared<port_box>(message_limit)) {
   for (std::uint32_t shard = 0; shard < engine_->n_text_shards(); ++shard) to_text_.push_back(engine_->text_sender(shard));
   to_sched_ = engine_->sched_sender();
   if (waker_.wake && !park()) waker_.wake(waker_.context);
 }
 
-port::impl::~impl() {
+consumer_port::~consumer_port() {
   for (auto& [id, open] : streams_) request_cancel(*open.record);
+  box_->disarm();  // first: closing would wake an owner that has no port any more
   box_->close();
-  box_->disarm();
 }
 
 /// False: something is there already.
-bool port::impl::park() {
+bool consumer_port::park() {
   parked_ = box_->park({waker_.wake, waker_.context});
   return parked_;
 }
 
-submitted port::impl::submit(request r, std::shared_ptr<stream_sink> sink) {
-  if (auto valid = front::validate(r, engine_->info().vocab); !valid)
+submitted consumer_port::submit(request r, std::shared_ptr<stream_sink> sink) {
+  if (auto valid = validate(r, engine_->info().vocab); !valid)
     return refused(errc::invalid_argument, valid.error().message);
-  if (engine_->status().failed) return refused(errc::rank_failed, "a rank was lost: restart the engine");
+  if (engine_->failed()) return refused(errc::rank_failed, "a rank was lost: restart the engine");
   auto permit = engine_->permits().try_acquire();
   if (!permit) {
     const bool draining = engine_->permits().closed();
@@ -92,15 +96,15 @@ submitted port::impl::submit(request r, std::shared_ptr<stream_sink> sink) {
   return {record->stream, {}, {}};
 }
 
-void port::impl::request_cancel(text::stream_record& record) {
+void consumer_port::request_cancel(text::stream_record& record) {
   if (!record.sched.cancelled.exchange(true)) to_sched_.send_control(sched::cancel{record.sched.id});
 }
 
-void port::impl::cancel(stream_id id) {
+void consumer_port::cancel(stream_id id) {
   if (auto it = streams_.find(id); it != streams_.end()) request_cancel(*it->second.record);
 }
 
-void port::impl::consumed(stream_id id, std::uint32_t n) {
+void consumer_port::consumed(stream_id id, std::uint32_t n) {
   auto it = streams_.find(id);
   if (it == streams_.end()) return;
   // A message per quarter of the buffer: the stream cannot run dry before it is sent.
@@ -109,14 +113,14 @@ void port::impl::consumed(stream_id id, std::uint32_t n) {
   if (to_sched_.send_control(sched::resume{it->second.record->sched.id, it->second.unreported})) it->second.unreported = 0;
 }
 
-std::size_t port::impl::poll() {
+std::size_t consumer_port::poll() {
   std::size_t n = 0;
   if (std::exchange(parked_, false)) box_->take_back_park();  // the owner may come unasked
   for (;;) {
     batches_.clear();
     while (box_->try_receive(batches_, 64) != 0) {
-      for (front::message& m : batches_)
-        for (front::stream_event& e : std::get<front::stream_batch>(m).events) {
+      for (message& m : batches_)
+        for (stream_event& e : std::get<stream_batch>(m).events) {
           deliver(e);
           ++n;
         }
@@ -126,7 +130,7 @@ std::size_t port::impl::poll() {
   }
 }
 
-void port::impl::deliver(front::stream_event& e) {
+void consumer_port::deliver(stream_event& e) {
   auto it = streams_.find(e.stream);
   if (it == streams_.end()) return;
   const std::shared_ptr<stream_sink> sink = it->second.sink;  // the sink may call back into the port
@@ -140,4 +144,4 @@ void port::impl::deliver(front::stream_event& e) {
   }
 }
 
-}  // namespace troupe
+}  // namespace troupe::front

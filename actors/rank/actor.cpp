@@ -1,5 +1,7 @@
 #include "actors/rank/actor.hpp"
 
+#include <new>
+
 #include "src/base/log.hpp"
 
 namespace troupe::rank {
@@ -26,7 +28,11 @@ void rank_actor::on(step_plan&& m, outbox& out) {
     model::step_done done;
     auto finished = backend_->poll(done);
     if (!finished) return fail(finished.error().message, out);
-    if (!*finished) continue;
+    if (!*finished) {
+      if (!out.given_up()) continue;
+      lost_ = true;  // the scheduler knows; the thread must be free to leave
+      return out.step_ended();
+    }
     out.step_ended();
     return out.send(sched::step_done(rank_, std::move(done)));
   }
@@ -42,6 +48,8 @@ void rank_actor::fail(std::string what, outbox& out) {
 void rank_actor::failed(message&, std::exception_ptr error, outbox& out) {
   try {
     std::rethrow_exception(error);
+  } catch (const std::bad_alloc&) {
+    fail("out of memory", out);
   } catch (const std::exception& e) {
     fail(e.what(), out);
   } catch (...) {

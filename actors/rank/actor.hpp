@@ -9,7 +9,7 @@
 /// A rank: executes plans in order of their number and answers each.
 ///
 /// Owns: the backend. Thread: its loop, on which a CPU backend computes. Invariants: a plan whose number is not the last
-/// one's plus one is refused; after a failure nothing is executed any more.
+/// one's plus one is refused; after a failure, or once it was given up, nothing is executed any more.
 namespace troupe::rank {
 
 /// Where a rank's messages go: to the scheduler, and a failure to the supervisor too.
@@ -21,6 +21,8 @@ class outbox {
   /// A step starts or has ended: what the watchdog looks at.
   virtual void step_started() {}
   virtual void step_ended() {}
+  /// The watchdog has called this rank lost: nobody waits for the step any more.
+  virtual bool given_up() const { return false; }
 };
 
 class rank_actor {

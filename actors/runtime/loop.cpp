@@ -22,6 +22,7 @@ struct loop::state {
   state(loop_options o, asio::io_context& host) : options(std::move(o)), context(host) {}
 
   void run();
+  static void leave(state*);
 
   loop_options options;
   std::unique_ptr<asio::io_context> own;  // null: a guest
@@ -35,6 +36,9 @@ struct loop::state {
   std::size_t live = 0;  // cells that were started and have not ended
   bool stopping = false;
   bool gone = false;  // the thread has left
+  // Of an abandoned loop: what its thread frees when it leaves, itself included.
+  std::unique_ptr<loop> kept;
+  std::shared_ptr<void> kept_cells;
 };
 
 void loop::state::run() {
@@ -57,11 +61,20 @@ void loop::state::run() {
       report(options.on_fault, {options.name, fault::no_message, std::current_exception()});
     }
   }
+}
+
+/// The thread's last act. The owner joins it before it frees the state, unless the thread is to free it.
+void loop::state::leave(state* s) {
+  std::unique_ptr<loop> self;
+  std::shared_ptr<void> cells;
   {
-    std::lock_guard lock(mutex);
-    gone = true;
+    std::lock_guard lock(s->mutex);
+    s->gone = true;
+    self = std::move(s->kept);
+    cells = std::move(s->kept_cells);
   }
-  left.notify_all();
+  s->left.notify_all();
+  cells.reset();  // before the loop that they are on
 }
 
 loop::loop(loop_options options) : state_(std::make_unique<state>(std::move(options))) {}
@@ -79,7 +92,10 @@ void loop::poll_while(std::function<bool()> busy) { state_->pollers.push_back(st
 
 void loop::start() {
   if (!state_->own || state_->thread.joinable() || state_->context.stopped()) return;
-  state_->thread = std::thread([s = state_.get()] { s->run(); });
+  state_->thread = std::thread([s = state_.get()] {
+    s->run();
+    state::leave(s);
+  });
 }
 
 void loop::close() noexcept {
@@ -110,6 +126,21 @@ bool loop::join_for(std::chrono::nanoseconds limit) {
 
 void loop::join() {
   if (state_->thread.joinable()) state_->thread.join();
+}
+
+void loop::abandon(std::unique_ptr<loop> self, std::shared_ptr<void> cells) {
+  state& s = *self->state_;
+  if (s.thread.joinable()) {
+    std::lock_guard lock(s.mutex);
+    if (!s.gone) {
+      s.thread.detach();
+      s.kept_cells = std::move(cells);
+      s.kept = std::move(self);
+      return;
+    }
+  }
+  self->join();
+  cells.reset();
 }
 
 void loop::add(cell_base& cell) {

@@ -55,6 +55,9 @@ class loop {
   /// Waits for the thread to leave. False: it has not within `limit` (a handler hangs); ask again or `halt`.
   bool join_for(std::chrono::nanoseconds limit);
   void join();
+  /// Gives up a loop whose thread hangs in a handler. The thread keeps the loop and `cells`, the actors on it and what
+  /// they use, and frees them should it ever come back. Does not block.
+  static void abandon(std::unique_ptr<loop>, std::shared_ptr<void> cells);
 
  private:
   friend class cell_base;

@@ -121,7 +121,9 @@ class TROUPE_API engine {
 
   engine(engine&&) noexcept;
   engine& operator=(engine&&) noexcept;
-  /// Cancels what is running and joins the engine's own threads.
+  /// Cancels what is running and joins the engine's own threads. A rank that hangs is waited for until the watchdog
+  /// calls it lost (engine_options::step_timeout, one and a half times and a few seconds at most); if its thread does not
+  /// come back then, it is left behind with the memory it uses, and frees that should it come back later.
   ~engine();
 
   const model_info& info() const noexcept;
@@ -133,7 +135,7 @@ class TROUPE_API engine {
   /// on an engine thread.
   void stop(std::chrono::milliseconds drain, std::function<void()> stopped);
 
-  /// Called once on an engine thread when a rank is lost; set it before the first request.
+  /// Called once on an engine thread when a rank is lost; set it before the first request. It must not destroy the engine.
   void on_failure(std::function<void(std::error_code, std::string)>);
 
   /// Tokenizer and template of the model, on the calling thread. Throw troupe::error on invalid input.

@@ -25,9 +25,14 @@ struct engine_options {
   std::uint32_t max_requests = 256;         ///< requests in the system; more are refused before they are encoded
   std::uint32_t stream_buffer = 1024;       ///< tokens a stream may be ahead of its reader before it parks
   std::uint32_t stall_seconds = 60;         ///< a parked stream is cancelled after this time
+  std::uint32_t step_timeout = 120;         ///< seconds; a rank that works longer on one step is lost: errc::rank_failed
   std::uint32_t text_threads = 1;           ///< text shards
   bool reference = false;                   ///< the scalar float32 forward pass: slow, the oracle of the others
   bool fold_threads = false;                ///< text and control actors on one thread (machines with one or two cores)
+  std::string inject_fault;                 ///< a fault on purpose, to see how a deployment takes it; empty: none. At step N:
+                                            ///< step=N:fail, step=N:no-memory (an allocation throws), step=N:slow=500ms,
+                                            ///< step=N+:slow=500ms (from N on), step=N:hang (the device never answers),
+                                            ///< step=N:freeze (the rank's thread never comes back)
 };
 
 }  // namespace troupe

@@ -17,7 +17,7 @@ failure refused(const std::string& path, const char* call, int error) {
   const std::string why = std::generic_category().message(error);
   if (error == ENOENT || error == ENOTDIR) return {errc::not_found, path + ": no such file: check the path"};
   if (error == EACCES || error == EPERM)
-    return {errc::io_failed, path + ": may not be read (" + why + "): check its permissions"};
+    return {errc::invalid_argument, path + ": may not be read (" + why + "): check its permissions"};
   return {errc::io_failed, path + ": " + call + " failed (" + why + ")"};
 }
 

@@ -78,8 +78,7 @@ void check_model(const oracle_case& c, const oracle_bounds& bounds, MakeDriver&&
     BOOST_TEST_MESSAGE(c.folder << " " << c.file << " " << ids.size() << " tokens: KL " << x.kl << " rel "
                                 << x.relative);
     BOOST_TEST(x.kl <= bounds.kl, c.folder << " " << c.file << " KL " << x.kl);
-    if (!c.quantized)
-      BOOST_TEST(x.relative <= bounds.relative, c.folder << " " << c.file << " relative " << x.relative);
+    BOOST_TEST(x.relative <= bounds.relative, c.folder << " " << c.file << " relative " << x.relative);
   }
   BOOST_TEST(at * vocab == want.size());
   if (!bounds.greedy) return;

@@ -218,6 +218,13 @@ BOOST_AUTO_TEST_CASE(the_body_must_be_json_by_type_and_by_content) {
   BOOST_TEST(s.ask("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}").status == 415);
   BOOST_TEST(s.ask("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: Application/JSON ; charset=utf-8\r\nContent-Length: 14\r\n\r\n{\"prompt\":\"a\"}").status == 200);
   BOOST_TEST(s.ask("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{\"prompt\":\"a\"}").status == 200);
+  // What curl -d says by itself is taken from programs; from a page, which can send it anywhere unasked, it is not.
+  const std::string form = "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 14\r\n";
+  const std::string rest = "\r\n{\"prompt\":\"a\"}", page = "Origin: https://elsewhere.example\r\n";
+  BOOST_TEST(s.ask(form + rest).status == 200);
+  BOOST_TEST(s.ask(form + page + rest).status == 415);
+  BOOST_TEST(s.ask("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n" + page + rest).status == 415);
+  BOOST_TEST(s.ask("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 14\r\n" + page + rest).status == 200);
   auto empty = s.ask("POST /tokenize HTTP/1.1\r\nHost: x\r\n\r\n");
   BOOST_TEST(empty.status == 400);
   BOOST_TEST(string_at(error_of(empty), "message") == "the body is not valid JSON: it is empty");

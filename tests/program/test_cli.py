@@ -1,5 +1,6 @@
 """Usage of the program: help, misspellings, exit codes and error lines, hostile files, configuration."""
 import json
+import os
 import struct
 import subprocess
 import tomllib
@@ -55,8 +56,31 @@ class Usage(ProgramTest):
         self.fail_with(2, "tokenize", TINY, "surplus", names="'surplus'")
         self.fail_with(2, "generate", TINY, "--xyzzyplugh", names=("'--xyzzyplugh'", "generate --help"))
 
+    def test_the_log_level(self):
+        for command in COMMANDS:
+            text = self.succeed(command, "--help").decode()
+            self.assertIn("--log-level", text, command)
+            self.assertIn("TROUPE_LOG", text, command)
+        self.assertIn("TROUPE_LOG", self.succeed("--help").decode())
+        generate = ("generate", TINY, "--prompt", "x", "-n", "1")
+        for said, options, environment in ((False, (), {}), (True, ("--log-level", "info"), {}), (True, (), {"TROUPE_LOG": "info"}),
+                                           (False, ("--log-level", "off"), {"TROUPE_LOG": "trace"})):
+            done = run(*generate, *options, **environment)
+            self.assertEqual((done.returncode, b"KV cache" in done.stderr), (0, said), done)
+        self.fail_with(2, *generate, "--log-level", "loud", names=("--log-level", "warn"))
+        self.fail_with(2, *generate, TROUPE_LOG="loud", names=("TROUPE_LOG", "warn"))
+        printed = self.succeed("serve", TINY, "--print-config", TROUPE_LOG="debug").decode()
+        self.assertIn("log-level = 'debug'", printed)
+
     def test_no_command_is_a_usage_error(self):
-        self.fail_with(2)
+        self.fail_with(2, names=("troupe serve", "--help"))
+
+    def test_values_that_are_no_values(self):
+        self.fail_with(2, "serve", "--port", names=("--port", "value is missing"))
+        self.fail_with(2, "serve", "--max-model-len", "long", names=("--max-model-len: 'long'",))
+        self.fail_with(2, "serve", "--port", "70000", names=("--port", 65535))
+        self.fail_with(2, "serve", TROUPE_MAX_MODEL_LEN="long", names=("TROUPE_MAX_MODEL_LEN (--max-model-len): 'long'",))
+        self.fail_with(2, "serve", "--max-model-len", "long", TROUPE_MAX_MODEL_LEN="5", names=("troupe: --max-model-len: 'long'",))
 
     def test_values_out_of_range(self):
         for option, value in (("--temperature", "-1"), ("--temperature", "warm"), ("--temperature", "nan"), ("--top-p", "1.5"), ("--top-p", "0"),
@@ -91,6 +115,16 @@ class Files(ProgramTest):
     def test_models_by_name(self):
         (self.folder / "small.gguf").symlink_to(TINY)
         self.assertEqual(self.succeed("tokenize", "small", stdin="hello", TROUPE_MODELS=self.folder), self.succeed("tokenize", TINY, stdin="hello"))
+
+    def test_files_that_are_folders_or_may_not_be_read(self):
+        for arguments in (("serve", TINY, "--config"), ("serve", TINY, "--chat-template"), ("template", TINY, "--messages"),
+                          ("generate", TINY, "--tokens"), ("tokenize", TINY, "--file")):
+            self.fail_with(2, *arguments, self.folder, names=(self.folder, "is a directory"))
+        secret = self.file("secret.gguf", TINY.read_bytes())
+        secret.chmod(0)
+        if os.access(secret, os.R_OK):
+            return  # nothing is secret from root
+        self.fail_with(2, "inspect", secret, names=(secret, "permissions"))
 
     def test_truncated_models(self):
         whole = TINY.read_bytes()
@@ -226,6 +260,7 @@ class Configuration(ProgramTest):
         self.fail_with(2, "serve", "--config", self.file("c.toml", "port = 1\n= 3\n"), names=("c.toml", "line 2"))
         self.fail_with(2, "serve", "--config", self.file("c.toml", 'max-num-seqs = "some"\n'), names="max-num-seqs")
         self.fail_with(2, "serve", "--config", self.file("c.toml", "port = {a = 1}\n"), names="port")
+        self.fail_with(2, "serve", "--config", self.file("c.toml", 'max-model-len = "long"\n'), names=("c.toml: --max-model-len: 'long'",))
         self.fail_with(2, "serve", "--config", self.folder / "absent.toml", names="absent.toml")
 
     def test_secrets_stay_out_of_process_lists_when_they_come_from_the_environment(self):

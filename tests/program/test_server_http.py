@@ -2,7 +2,9 @@
 import http.client
 import json
 import random
+import shutil
 import socket
+import subprocess
 import threading
 import time
 import unittest
@@ -162,6 +164,19 @@ class Connections(WithServer):
                 self.assertNotIn(status_of(answer), (500, 501), (bytes(damaged), answer[:300]))
         self.completion()
         self.assertTrue(self.server.idle())
+
+
+class Curl(WithServer):
+    def test_a_body_without_a_content_type_header(self):
+        if not shutil.which("curl"):
+            self.skipTest("curl is not installed")
+        for more in ([], ["-H", "Content-Type: application/json"], ["-H", "Content-Type:"]):
+            for prompt in ("Once", "Once upon a time " * 100):  # the second asks with Expect: 100-continue
+                body = json.dumps({"prompt": prompt[:400], "max_tokens": 3, "ignore_eos": True, "user": prompt})
+                done = subprocess.run(["curl", "-sS", "--max-time", "60", self.server.url + "/v1/completions", "-d", body, *more], capture_output=True)
+                self.assertEqual(json.loads(done.stdout)["usage"]["completion_tokens"], 3, done)
+        done = subprocess.run(["curl", "-sS", "--max-time", "60", self.server.url + "/v1/completions", "-d", "prompt=Once"], capture_output=True)
+        self.assertIn("not valid JSON", json.loads(done.stdout)["error"]["message"])
 
 
 class Browsers(WithServer):
