@@ -14,12 +14,10 @@ struct token_source {
   std::uint32_t cols;
 
   __device__ uint4 eight(int tile, std::uint32_t column) const {
-    const bool there = row[tile] != nullptr && column < cols;
-    return there ? __ldg(reinterpret_cast<const uint4*>(row[tile] + column)) : uint4{0, 0, 0, 0};
+    return load_if16(row[tile] + column, row[tile] != nullptr && column < cols);
   }
   __device__ uint2 four(int tile, std::uint32_t column) const {
-    const bool there = row[tile] != nullptr && column < cols;
-    return there ? __ldg(reinterpret_cast<const uint2*>(row[tile] + column)) : uint2{0, 0};
+    return load_if8(row[tile] + column, row[tile] != nullptr && column < cols);
   }
 };
 

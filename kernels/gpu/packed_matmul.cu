@@ -35,8 +35,18 @@ __global__ void __launch_bounds__(32 * max_warps, n_tiles == 1 ? 3 : 2)
   const std::byte* records = a.weight.data + record_offset<Form>(blockIdx.x, 0, cols);
   const std::uint32_t n = *n_tokens;
 
+  constexpr int in_flight = fragment<Form>::in_flight;
+  fragment<Form> f[in_flight];
+  const auto load = [&](std::uint32_t record) {
+#pragma unroll
+    for (int i = 0; i < in_flight; ++i)
+      if (const std::uint32_t r = record + i * n_warps; r < n_records)
+        f[i].load(records + std::uint64_t{r} * Form::bytes, lane);
+  };
+
   std::uint32_t first = 0;
   do {
+    load(warp);  // before the first use of n, which is on its way as well
     float acc[n_tiles][4] = {};
     token_source<T, n_tiles> x;
     x.cols = cols;
@@ -45,17 +55,14 @@ __global__ void __launch_bounds__(32 * max_warps, n_tiles == 1 ? 3 : 2)
       const std::uint32_t token = first + 8 * i + lane / 4;
       x.row[i] = token < n ? static_cast<const T*>(a.x) + std::uint64_t{token} * cols : nullptr;
     }
-    constexpr int in_flight = fragment<Form>::in_flight;
-    for (std::uint32_t record = warp; record < n_records; record += in_flight * n_warps) {
-      fragment<Form> f[in_flight];
-#pragma unroll
-      for (int i = 0; i < in_flight; ++i)
-        if (const std::uint32_t r = record + i * n_warps; r < n_records)
-          f[i].load(records + std::uint64_t{r} * Form::bytes, lane);
+    for (std::uint32_t record = warp;;) {
 #pragma unroll
       for (int i = 0; i < in_flight; ++i)
         if (const std::uint32_t r = record + i * n_warps; r < n_records)
           f[i].template multiply<T, n_tiles>(x, r * Form::cols, lane, acc);
+      record += in_flight * n_warps;
+      if (record >= n_records) break;
+      load(record);
     }
     const std::uint32_t g = lane / 4, t = lane % 4;
 #pragma unroll

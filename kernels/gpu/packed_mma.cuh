@@ -46,6 +46,24 @@ __device__ inline std::uint32_t stream4(const std::byte* p) {
   return v;
 }
 
+// Loads under a predicate, zero without: a branch would keep the compiler from issuing several before the first use.
+__device__ inline uint4 load_if16(const void* p, bool there) {
+  uint4 v;
+  asm("{.reg .pred q; setp.ne.u32 q, %5, 0; mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;\n"
+      "@q ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];}"
+      : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+      : "l"(p), "r"(static_cast<std::uint32_t>(there)));
+  return v;
+}
+__device__ inline uint2 load_if8(const void* p, bool there) {
+  uint2 v;
+  asm("{.reg .pred q; setp.ne.u32 q, %3, 0; mov.u32 %0, 0; mov.u32 %1, 0;\n"
+      "@q ld.global.nc.v2.u32 {%0, %1}, [%2];}"
+      : "=&r"(v.x), "=&r"(v.y)
+      : "l"(p), "r"(static_cast<std::uint32_t>(there)));
+  return v;
+}
+
 /// Byte `i` of w minus `offset` as f32, by way of 2^23 + byte.
 __device__ inline float byte_f32(std::uint32_t w, int i, float offset) {
   return __uint_as_float(__byte_perm(w, 0x4b000000u, 0x7440u | i)) - (8388608.0f + offset);
