@@ -28,7 +28,7 @@ struct attention_tile_sizes {
   static constexpr int q_bytes = few_bytes > many_bytes ? few_bytes : many_bytes;
   static constexpr int kv_bytes = attention_kv_tile * kv_chunks * 16;
   static constexpr int stage_bytes = 2 * kv_bytes + (E4m3 ? 2 * attention_kv_tile * 4 : 0);
-  static constexpr int ctas_per_sm = attention_totals_in_memory(HeadDim) ? attention_memory_ctas : 2;
+  static constexpr int ctas_per_sm = HeadDim > 128 ? 1 : 2;
 };
 
 /// Brings KV tiles of one sequence and KV head into shared memory.
@@ -214,26 +214,38 @@ __device__ inline void probabilities(std::uint32_t (&p)[4], const float (&s)[8][
   p[3] = pack<T>(s[2 * step + 1][2], s[2 * step + 1][3]);
 }
 
-/// s[m][0], s[m][1] += Q K^T for the 16 positions from row 16 * pair of the tile at `k`, head_dim steps [0, HeadDim / 16).
+/// A lane's place for ldmatrix in a tile of keys, 16 positions by 32 bytes, and of values, 16 positions by 16 columns.
+template <bool E4m3, int HeadDim>
+using kv_lane = swizzled_lane<attention_tile_sizes<E4m3, HeadDim>::kv_chunks>;
+template <bool E4m3, int HeadDim>
+__device__ inline kv_lane<E4m3, HeadDim> key_lane(std::uint32_t tile) {
+  const std::uint32_t lane = threadIdx.x % 32;
+  return {tile, lane % 8 + lane / 16 * 8, lane / 8 % 2};
+}
+template <bool E4m3, int HeadDim>
+__device__ inline kv_lane<E4m3, HeadDim> value_lane(std::uint32_t tile) {
+  const std::uint32_t lane = threadIdx.x % 32;
+  return {tile, lane % 16, E4m3 ? 0 : lane / 16};
+}
+
+/// s[m][0], s[m][1] += Q K^T for the 16 positions from 16 * pair of the tile and columns 16 * step (e4m3: 32) of head_dim.
 /// q(m, step, fragment) gives A fragments.
 ///
 /// With e4m3 a lane gets four consecutive codes 4t .. 4t+3 per 16 columns, which stand for the fragment's k = 2t, 2t+1,
 /// 2t+8, 2t+9; `store_queries` orders the queries' columns alike.
 template <class T, bool E4m3, int HeadDim, int MTiles, class Queries>
-__device__ inline void add_scores(float (&s)[MTiles][2][4], std::uint32_t k, int pair, int step, const Queries& q) {
-  using sizes = attention_tile_sizes<E4m3, HeadDim>;
-  const std::uint32_t lane = threadIdx.x % 32;
-  const std::uint32_t row = pair * 16 + lane % 8 + lane / 16 * 8, half = lane / 8 % 2;
+__device__ inline void add_scores(float (&s)[MTiles][2][4], const kv_lane<E4m3, HeadDim>& k, int pair, int step,
+                                  const Queries& q) {
   std::uint32_t b[4];
   if constexpr (!E4m3) {
-    load_matrices(b, k + swizzled<sizes::kv_chunks>(row, 2 * step + half));
+    load_matrices(b, k.at(2 * pair, 2 * step));
 #pragma unroll
     for (int m = 0; m < MTiles; ++m) {
       mma<T>(s[m][0], q(m, step), b[0], b[1]);
       mma<T>(s[m][1], q(m, step), b[2], b[3]);
     }
   } else {  // two steps
-    load_matrices(b, k + swizzled<sizes::kv_chunks>(row, step + half));
+    load_matrices(b, k.at(2 * pair, step));
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -246,23 +258,21 @@ __device__ inline void add_scores(float (&s)[MTiles][2][4], std::uint32_t k, int
   }
 }
 
-/// values[m] += P V for 16 columns of head_dim and the 16 positions from 16 * step of the tile at `v`.
+/// values[m] += P V for 16 columns of head_dim and the 16 positions from 16 * step of the tile.
 ///
 /// C fragments of columns 16 * columns + ...: f16 and bf16 [0] columns 0..7, [1] columns 8..15; e4m3 [0] the even, [1]
 /// the odd ones, since a lane's 16 bits are two columns.
 template <class T, bool E4m3, int HeadDim, int MTiles>
-__device__ inline void add_values(float (&values)[MTiles][2][4], std::uint32_t v, int columns, int step,
+__device__ inline void add_values(float (&values)[MTiles][2][4], const kv_lane<E4m3, HeadDim>& v, int columns, int step,
                                   const std::uint32_t (&p)[MTiles][4]) {
-  using sizes = attention_tile_sizes<E4m3, HeadDim>;
-  const std::uint32_t lane = threadIdx.x % 32, row = step * 16 + lane % 16;
   std::uint32_t b[2][2];
   if constexpr (!E4m3) {
     std::uint32_t r[4];
-    load_matrices_transposed(r, v + swizzled<sizes::kv_chunks>(row, 2 * columns + lane / 16));
+    load_matrices_transposed(r, v.at(2 * step, 2 * columns));
     b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
   } else {
     std::uint32_t r[2];
-    load_matrices_transposed(r, v + swizzled<sizes::kv_chunks>(row, columns));
+    load_matrices_transposed(r, v.at(2 * step, columns));
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const std::uint32_t sorted = __byte_perm(r[i], 0, 0x3120);  // even columns of both positions, then the odd ones
@@ -358,10 +368,10 @@ struct attention_block {
       *reinterpret_cast<uint4*>(shared + swizzled<sizes::q_chunks>(row, 2 * step + 1)) = high;
     }
   }
-  /// A fragments of the 16 query rows from `row`.
-  __device__ void load_queries(std::uint32_t (&q)[4], std::uint32_t row, int step) const {
+  /// A lane's place for A fragments of the 16 query rows from `row`: load_matrices(.., at(0, 2 * step)).
+  __device__ swizzled_lane<sizes::q_chunks> query_lane(std::uint32_t row) const {
     const std::uint32_t lane = threadIdx.x % 32;
-    load_matrices(q, shared_address(shared) + swizzled<sizes::q_chunks>(row + lane % 16, 2 * step + lane / 16));
+    return {shared_address(shared), row + lane % 16, lane / 16};
   }
 
   /// Whether a row must not see a position of the tile.
@@ -428,7 +438,7 @@ __device__ void attend_few(const attention_block<T, E4m3, HeadDim>& b) {
   __syncthreads();
   std::uint32_t q[steps][4];
 #pragma unroll
-  for (int i = 0; i < steps; ++i) b.load_queries(q[i], 0, i);
+  for (int i = 0; i < steps; ++i) load_matrices(q[i], b.query_lane(0).at(0, 2 * i));
   const auto query = [&q](int, int step) -> const std::uint32_t(&)[4] { return q[step]; };
 
   row_pair rows = b.rows_from(g);
@@ -436,10 +446,11 @@ __device__ void attend_few(const attention_block<T, E4m3, HeadDim>& b) {
   row_total total[2] = {{-INFINITY, 0.0f}, {-INFINITY, 0.0f}};
 
   b.for_tiles(reader, [&](std::uint32_t tile, const unsigned char* stage) {
-    const std::uint32_t k = shared_address(stage), v = k + sizes::kv_bytes, base = tile * attention_kv_tile;
+    const std::uint32_t base = tile * attention_kv_tile, keys = shared_address(stage);
+    const auto k = key_lane<E4m3, HeadDim>(keys + warp * 16 * sizes::kv_chunks * 16);
     float mine[1][2][4] = {};
 #pragma unroll
-    for (int i = 0; i < steps; i += E4m3 ? 2 : 1) add_scores<T, E4m3, HeadDim, 1>(mine, k, warp, i, query);
+    for (int i = 0; i < steps; i += E4m3 ? 2 : 1) add_scores<T, E4m3, HeadDim, 1>(mine, k, 0, i, query);
 #pragma unroll
     for (int n = 0; n < 2; ++n)
 #pragma unroll
@@ -459,6 +470,7 @@ __device__ void attend_few(const attention_block<T, E4m3, HeadDim>& b) {
       }
     const float* k_scale = reinterpret_cast<const float*>(stage + 2 * sizes::kv_bytes);
     soften<E4m3>(s, rows, correction, rule, base, b.is_masked(base), k_scale, k_scale + attention_kv_tile);
+    const auto v = value_lane<E4m3, HeadDim>(keys + sizes::kv_bytes);
 #pragma unroll
     for (int i = 0; i < n_columns; ++i)
 #pragma unroll
@@ -590,6 +602,8 @@ __device__ void attend_many(const attention_block<T, E4m3, HeadDim>& b) {
   kv_reader<E4m3, HeadDim> reader(b.a, b.w);
   b.store_queries(sizes::block_rows);
 
+  const auto query_lane = b.query_lane(warp_row);
+
   row_pair rows[m_tiles];
 #pragma unroll
   for (int m = 0; m < m_tiles; ++m) rows[m] = b.rows_from(warp_row + 16 * m + g);
@@ -597,7 +611,9 @@ __device__ void attend_many(const attention_block<T, E4m3, HeadDim>& b) {
   many_totals<HeadDim, m_tiles, attention_totals_in_memory(HeadDim)> totals(b.scratch.totals);
 
   b.for_tiles(reader, [&](std::uint32_t tile, const unsigned char* stage) {
-    const std::uint32_t k = shared_address(stage), v = k + sizes::kv_bytes, base = tile * attention_kv_tile;
+    const std::uint32_t base = tile * attention_kv_tile, keys = shared_address(stage);
+    const auto k = key_lane<E4m3, HeadDim>(keys);
+    const auto v = value_lane<E4m3, HeadDim>(keys + sizes::kv_bytes);
     float s[4][m_tiles][2][4] = {};
 #pragma unroll
     for (int i = 0; i < steps; i += E4m3 ? 2 : 1) {
@@ -605,7 +621,7 @@ __device__ void attend_many(const attention_block<T, E4m3, HeadDim>& b) {
 #pragma unroll
       for (int j = 0; j < (E4m3 ? 2 : 1); ++j)
 #pragma unroll
-        for (int m = 0; m < m_tiles; ++m) b.load_queries(q[j][m], warp_row + 16 * m, i + j);
+        for (int m = 0; m < m_tiles; ++m) load_matrices(q[j][m], query_lane.at(2 * m, 2 * (i + j)));
       const auto query = [&q, i](int m, int step) -> const std::uint32_t(&)[4] { return q[step - i][m]; };
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) add_scores<T, E4m3, HeadDim, m_tiles>(s[pair], k, pair, i, query);
@@ -739,7 +755,7 @@ cudaError_t launch_attention_mma(const attention_args& a, cudaStream_t stream) {
   if (const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return e;
   if (const cudaError_t e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, attention_threads, bytes))
     return e;
-  const int limit = attention_totals_in_memory(HeadDim) ? attention_memory_ctas : attention_max_ctas;
+  const int limit = attention_max_ctas;
   if (per_sm > limit) per_sm = limit;
   if (per_sm < 1) return cudaErrorInvalidConfiguration;
   const std::uint32_t most_work = max_attention_items(a.shape) * a.shape.n_kv_heads;
