@@ -47,7 +47,7 @@ BOOST_AUTO_TEST_CASE(cover_every_token_and_segment_once_and_fit_the_scratch) {
   std::mt19937 rng(20);
   std::vector<attention_item> items;
   std::size_t n_split = 0;
-  for (int round = 0; round < 2000; ++round) {
+  for (int round = 0; round < 400; ++round) {
     const attention_shape s = random_shape(rng);
     const std::vector<row_span> rows = random_rows(rng, s);
     plan_attention(s, rows, items);
@@ -98,7 +98,7 @@ BOOST_AUTO_TEST_CASE(cover_every_token_and_segment_once_and_fit_the_scratch) {
     std::sort(partials.begin(), partials.end());
     for (std::size_t i = 1; i < partials.size(); ++i) BOOST_REQUIRE_GE(partials[i].first, partials[i - 1].second);
   }
-  BOOST_TEST(n_split > 1000);
+  BOOST_TEST(n_split > 200);
 }
 
 BOOST_AUTO_TEST_CASE(split_a_long_row_over_the_card_but_not_many_of_them) {
