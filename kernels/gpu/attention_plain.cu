@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(attention_threads)
 template <class T, class Kv>
 cudaError_t launch(const attention_args& a, cudaStream_t stream) {
   const std::uint32_t blocks =
-      min(a.shape.n_sms * attention_max_ctas, max_attention_items(a.shape) * a.shape.n_kv_heads);
+      min(a.shape.n_sms * 8, max_attention_items(a.shape) * a.shape.n_kv_heads);
   attention_plain_kernel<T, Kv><<<blocks, attention_threads, 0, stream>>>(a, view_attention_scratch(a));
   return cudaGetLastError();
 }

@@ -37,7 +37,7 @@ attention_scratch_layout layout_attention_scratch(const attention_shape& s) {
   l.totals = l.values + aligned(rows * s.head_dim * sizeof(float));
   l.bytes = l.totals;
   if (attention_totals_in_memory(s.head_dim))
-    l.bytes += std::uint64_t{s.n_sms} * attention_memory_ctas * attention_block_rows(s.head_dim) * s.head_dim *
+    l.bytes += std::uint64_t{s.n_sms} * attention_max_ctas * attention_block_rows(s.head_dim) * s.head_dim *
                sizeof(float);
   return l;
 }

@@ -6,7 +6,7 @@ namespace troupe::kernels::gpu {
 
 inline constexpr std::uint32_t attention_kv_tile = 64;     ///< positions of one softmax step
 inline constexpr std::uint32_t attention_few_rows = 16;    ///< up to here a block's four warps share one 16-row tile
-inline constexpr std::uint32_t attention_max_ctas = 4;     ///< per SM
+inline constexpr std::uint32_t attention_max_ctas = 2;     ///< blocks that run on one SM
 inline constexpr float log2_e = 1.4426950408889634f;
 
 /// 16-row tiles of one warp in a block of many rows. Two halve what a score costs in shared memory and L2 reads.
@@ -15,10 +15,8 @@ constexpr std::uint32_t attention_m_tiles(std::uint32_t head_dim) { return head_
 constexpr std::uint32_t attention_block_rows(std::uint32_t head_dim) { return 64 * attention_m_tiles(head_dim); }
 /// Whether the sum over segments lies in memory, because registers hold one accumulator of this size only.
 constexpr bool attention_totals_in_memory(std::uint32_t head_dim) {
-  return head_dim * attention_m_tiles(head_dim) > 128;
+  return head_dim * attention_m_tiles(head_dim) > 96;
 }
-/// Blocks of such a kernel that run on one SM.
-inline constexpr std::uint32_t attention_memory_ctas = 1;
 
 constexpr std::uint32_t attention_group(const attention_shape& s) { return s.n_heads / s.n_kv_heads; }
 constexpr std::uint32_t attention_tile_tokens(const attention_shape& s) {

@@ -58,16 +58,33 @@ __device__ inline void load_matrices_transposed(std::uint32_t (&r)[2], std::uint
 /// that the eight rows of a matrix fall into different banks: rows are Chunks * 16 bytes apart, hence the more of
 /// Chunks' factors of two divide 8, the more rows share banks and the more bits must be mixed in.
 template <int Chunks>
-__device__ inline std::uint32_t swizzled(std::uint32_t row, std::uint32_t chunk) {
+__device__ inline std::uint32_t swizzle_bits(std::uint32_t row) {
   static_assert(Chunks % 2 == 0);
-  if constexpr (Chunks % 8 == 0)
-    chunk ^= row & 7;
-  else if constexpr (Chunks % 4 == 0)
-    chunk ^= (row >> 1) & 3;
-  else
-    chunk ^= (row >> 2) & 1;
-  return (row * Chunks + chunk) * 16;
+  return Chunks % 8 == 0 ? row % 8 : Chunks % 4 == 0 ? row / 2 % 4 : row / 4 % 2;
 }
+template <int Chunks>
+__device__ inline std::uint32_t swizzled(std::uint32_t row, std::uint32_t chunk) {
+  return (row * Chunks + (chunk ^ swizzle_bits<Chunks>(row))) * 16;
+}
+
+/// The same for one lane whose row (up to multiples of 8) and lowest bit of the chunk (`odd`) are fixed, while the rest
+/// is known when compiled: a handful of registers instead of one for each place.
+template <int Chunks>
+class swizzled_lane {
+  static constexpr int period = Chunks % 8 == 0 ? 8 : Chunks % 4 == 0 ? 4 : 2;
+
+ public:
+  __device__ swizzled_lane(std::uint32_t base, std::uint32_t row, std::uint32_t odd)
+      : start_(base + row * (Chunks * 16)), mix_((odd ^ swizzle_bits<Chunks>(row)) * 16) {}
+  /// Address of chunk `chunk` (even, or any if `odd` is 0) | odd of row + 8 * eights.
+  __device__ std::uint32_t at(int eights, int chunk) const {
+    return start_ + (static_cast<std::uint32_t>(chunk % period * 16) ^ mix_) +
+           (eights * 8 * Chunks + chunk / period * period) * 16;
+  }
+
+ private:
+  std::uint32_t start_, mix_;
+};
 
 /// Two f32 rounded to T, the first in the low half.
 template <class T>

@@ -1,0 +1,119 @@
+#include <algorithm>
+#include <boost/test/unit_test.hpp>
+#include <map>
+#include <random>
+#include <set>
+
+#include "kernels/gpu/attention_scratch.hpp"
+
+/// The planner is host code: these cases need no card.
+using namespace troupe::kernels::gpu;
+
+namespace {
+
+attention_shape random_shape(std::mt19937& rng) {
+  const auto one_of = [&rng](std::initializer_list<std::uint32_t> v) { return v.begin()[rng() % v.size()]; };
+  attention_shape s{};
+  s.n_kv_heads = one_of({1, 2, 3, 8});
+  s.n_heads = s.n_kv_heads * one_of({1, 3, 4, 7, 8, 16, 71});
+  s.head_dim = one_of({8, 64, 96, 128, 256});
+  s.max_tokens = one_of({16, 512, 2048, 8192});
+  s.max_rows = one_of({1, 8, 256});
+  s.max_model_len = one_of({512, 8192, 131072});
+  s.window = one_of({0, 0, 1, 128, 512, 1000, 4096});
+  s.n_sms = one_of({1, 58, 132});
+  return s;
+}
+
+std::vector<row_span> random_rows(std::mt19937& rng, const attention_shape& s) {
+  std::vector<row_span> rows;
+  std::uint32_t first = 0;
+  const std::uint32_t wanted = 1 + rng() % s.max_rows;
+  for (std::uint32_t i = 0; i < wanted && first < s.max_tokens; ++i) {
+    std::uint32_t n = rng() % 3 ? 1 : 1 + rng() % s.max_tokens;
+    n = std::min({n, s.max_tokens - first, s.max_model_len});
+    const std::uint32_t position = rng() % (s.max_model_len - n + 1);
+    rows.push_back({i, position, n, first});
+    first += n;
+  }
+  return rows;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(attention_plans)
+
+BOOST_AUTO_TEST_CASE(cover_every_token_and_segment_once_and_fit_the_scratch) {
+  std::mt19937 rng(20);
+  std::vector<attention_item> items;
+  std::size_t n_split = 0;
+  for (int round = 0; round < 400; ++round) {
+    const attention_shape s = random_shape(rng);
+    const std::vector<row_span> rows = random_rows(rng, s);
+    plan_attention(s, rows, items);
+    BOOST_REQUIRE_LE(items.size(), max_attention_items(s));
+    BOOST_REQUIRE(std::is_sorted(items.begin(), items.end(), [](const auto& a, const auto& b) {
+      return a.last_segment - a.first_segment > b.last_segment - b.first_segment;
+    }));
+
+    const std::uint32_t group = s.n_heads / s.n_kv_heads, capacity = attention_partial_rows(s);
+    std::map<std::uint32_t, std::vector<attention_item>> tiles;  // by first token
+    for (const attention_item& item : items) tiles[item.token].push_back(item);
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> partials;
+    std::map<std::uint32_t, row_span> row_at;
+    for (const row_span& r : rows) row_at[r.first] = r;
+    std::uint32_t next = 0;
+    for (auto& [token, parts] : tiles) {
+      BOOST_REQUIRE_EQUAL(token, next);
+      const attention_item& t = parts.front();
+      next = token + t.n_tokens;
+      const row_span& row = std::prev(row_at.upper_bound(token))->second;
+      BOOST_REQUIRE_EQUAL(t.slot, row.slot);
+      BOOST_REQUIRE_EQUAL(t.position, row.position + (token - row.first));
+      BOOST_REQUIRE_LE(next, row.first + row.n_tokens);
+      BOOST_REQUIRE(t.n_tokens * group <= attention_block_rows(s.head_dim) || t.n_tokens == 1);
+      BOOST_REQUIRE_EQUAL(parts.size(), t.n_parts);
+      std::sort(parts.begin(), parts.end(), [](const auto& a, const auto& b) { return a.first_segment < b.first_segment; });
+      const std::uint32_t oldest = s.window && t.position + 1 > s.window ? t.position + 1 - s.window : 0;
+      std::uint32_t segment = oldest / attention_segment;
+      const std::uint32_t last = (t.position + t.n_tokens - 1) / attention_segment + 1;
+      const std::uint64_t need = std::uint64_t{last - segment} * t.n_tokens * group;
+      for (const attention_item& p : parts) {
+        BOOST_REQUIRE_EQUAL(p.first_segment, segment);
+        BOOST_REQUIRE_GT(p.last_segment, p.first_segment);
+        segment = p.last_segment;
+        BOOST_REQUIRE(p.slot == t.slot && p.position == t.position && p.n_tokens == t.n_tokens &&
+                      p.n_parts == t.n_parts && p.partial == t.partial);
+      }
+      BOOST_REQUIRE_EQUAL(segment, last);
+      if (t.n_parts == 1) {
+        BOOST_REQUIRE_EQUAL(t.partial, no_partial);
+      } else {
+        ++n_split;
+        partials.push_back({t.partial, t.partial + need});
+        BOOST_REQUIRE_LE(t.partial + need, capacity);
+      }
+    }
+    BOOST_REQUIRE_EQUAL(next, rows.back().first + rows.back().n_tokens);
+    std::sort(partials.begin(), partials.end());
+    for (std::size_t i = 1; i < partials.size(); ++i) BOOST_REQUIRE_GE(partials[i].first, partials[i - 1].second);
+  }
+  BOOST_TEST(n_split > 200);
+}
+
+BOOST_AUTO_TEST_CASE(split_a_long_row_over_the_card_but_not_many_of_them) {
+  attention_shape s{32, 8, 128, 8192, 256, 131072, 0, 132};
+  std::vector<attention_item> items;
+  const row_span one{0, 32767, 1, 0};
+  plan_attention(s, {&one, 1}, items);
+  BOOST_TEST(items.size() == 64u);  // a segment each: 512 units of work for 264 blocks
+  std::vector<row_span> many;
+  for (std::uint32_t i = 0; i < 64; ++i) many.push_back({i, 8191, 1, i});
+  plan_attention(s, many, items);
+  BOOST_TEST(items.size() == 64u);
+  BOOST_TEST(items[0].n_parts == 1u);
+  plan_attention(s, {}, items);
+  BOOST_TEST(items.empty());
+}
+
+BOOST_AUTO_TEST_SUITE_END()
