@@ -259,6 +259,8 @@ class actor_system::wiring {
       to_supervisor->send_control(runtime::rank_failed(m.rank, errc::rank_failed, m.message));
     };
     rank_->start(rank_wires(sched_->make_sender(), std::move(lost), dog, given_up_), 0u, std::move(parts.backend));
+    // Between messages the rank's thread looks at the device while a step is on it.
+    rank_loop_->poll_while([rank = rank_.get()] { return rank->actor().advance(rank->out()); });
   }
 
   /// On the supervisor's thread.

@@ -21,21 +21,32 @@ void rank_actor::on(step_plan&& m, outbox& out) {
     return out.send(sched::step_done(rank_, std::move(done)));
   }
 
-  out.step_started();
+  if (in_flight_++ == 0) out.step_started();
   if (auto launched = backend_->launch(std::move(m.plan)); !launched) return fail(launched.error().message, out);
-  // The CPU backend computes in poll(). With a device, polling goes on from the loop while messages still arrive.
-  for (;;) {
-    model::step_done done;
-    auto finished = backend_->poll(done);
-    if (!finished) return fail(finished.error().message, out);
-    if (!*finished) {
-      if (!out.given_up()) continue;
-      lost_ = true;  // the scheduler knows; the thread must be free to leave
-      return out.step_ended();
+  // A backend of depth 1 computes in poll(). With a device, polling goes on from the loop while messages still arrive.
+  if (backend_->shape().depth == 1)
+    while (advance(out)) {
     }
-    out.step_ended();
-    return out.send(sched::step_done(rank_, std::move(done)));
+}
+
+bool rank_actor::advance(outbox& out) {
+  if (lost_ || in_flight_ == 0) return false;
+  model::step_done done;
+  auto finished = backend_->poll(done);
+  if (!finished) {
+    fail(finished.error().message, out);
+    return false;
   }
+  if (!*finished) {
+    if (!out.given_up()) return true;
+    lost_ = true;  // the scheduler knows; the thread must be free to leave
+    out.step_ended();
+    return false;
+  }
+  out.step_ended();
+  if (--in_flight_ > 0) out.step_started();
+  out.send(sched::step_done(rank_, std::move(done)));
+  return in_flight_ > 0;
 }
 
 void rank_actor::fail(std::string what, outbox& out) {

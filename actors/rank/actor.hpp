@@ -32,6 +32,9 @@ class rank_actor {
   rank_actor(std::uint32_t rank, std::unique_ptr<model::backend> backend);
 
   void on(step_plan&&, outbox&);
+  /// Looks once whether the oldest plan on the device is done. True: there is more to look at; the loop calls again, messages
+  /// in between. Never throws what `failed` would have to tell: a failure is told here.
+  bool advance(outbox&);
   void failed(message&, std::exception_ptr, outbox&);
 
  private:
@@ -40,6 +43,7 @@ class rank_actor {
   std::uint32_t rank_;
   std::unique_ptr<model::backend> backend_;
   step_seq last_ = 0;
+  std::uint32_t in_flight_ = 0;
   bool lost_ = false;
 };
 
