@@ -32,7 +32,13 @@ void rank_actor::on(step_plan&& m, outbox& out) {
 bool rank_actor::advance(outbox& out) {
   if (lost_ || in_flight_ == 0) return false;
   model::step_done done;
-  auto finished = backend_->poll(done);
+  result<bool> finished = false;
+  try {
+    finished = backend_->poll(done);
+  } catch (...) {
+    failed(std::current_exception(), out);
+    return false;
+  }
   if (!finished) {
     fail(finished.error().message, out);
     return false;
@@ -56,7 +62,9 @@ void rank_actor::fail(std::string what, outbox& out) {
   out.send(sched::rank_failed(rank_, std::move(what)));
 }
 
-void rank_actor::failed(message&, std::exception_ptr error, outbox& out) {
+void rank_actor::failed(message&, std::exception_ptr error, outbox& out) { failed(error, out); }
+
+void rank_actor::failed(std::exception_ptr error, outbox& out) {
   try {
     std::rethrow_exception(error);
   } catch (const std::bad_alloc&) {

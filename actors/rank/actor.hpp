@@ -39,6 +39,7 @@ class rank_actor {
 
  private:
   void fail(std::string what, outbox&);
+  void failed(std::exception_ptr, outbox&);
 
   std::uint32_t rank_;
   std::unique_ptr<model::backend> backend_;
