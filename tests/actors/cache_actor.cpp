@@ -65,8 +65,8 @@ BOOST_AUTO_TEST_CASE(a_published_prefix_is_hit_and_evicted_when_pages_are_wanted
 BOOST_AUTO_TEST_CASE(a_wrong_return_is_refused_and_harms_nothing) {
   recorder r;
   cache::actor a({{4, 0}});
-  BOOST_CHECK_THROW(a.on(cache::lease_return({{2}}), r.out), troupe::error);
-  BOOST_CHECK_THROW(a.on(cache::lease_return({{}, {0}}), r.out), troupe::error);
+  BOOST_CHECK_THROW(a.on(cache::lease_return(cache::page_lists{{2}}), r.out), troupe::error);
+  BOOST_CHECK_THROW(a.on(cache::lease_return(cache::page_lists{{}, {0}}), r.out), troupe::error);
   a.store().audit();
   a.on(cache::lease_want({9}), r.out);
   BOOST_TEST(r.granted[0].pages[0].size() == 4u);

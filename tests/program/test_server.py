@@ -288,16 +288,18 @@ class Real(WithServer):
             next(events)
         self.assertGreater(self.server.metrics()["vllm:kv_cache_usage_perc"], 0)
         stream.close()
-        self.assertTrue(self.server.idle(5), "pages are still held 5 s after the client left")
+        self.assertTrue(self.server.idle(), "pages are still held after the client left")
         self.assertLess(self.server.metrics()["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"], 1000)
 
     def test_a_client_that_leaves_before_the_answer(self):
         self.assertTrue(self.server.idle())
+        before = self.server.metrics()
         body = json.dumps({"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True}).encode()
         with self.server.connect() as s:
             s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             time.sleep(0.3)
-        self.assertTrue(self.server.idle(5))
+        self.assertTrue(self.server.idle(), "pages are still held after the client left")
+        self.assertLess(self.server.metrics()["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"], 1000)
 
 
 if __name__ == "__main__":

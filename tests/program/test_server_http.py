@@ -9,7 +9,7 @@ import threading
 import time
 import unittest
 
-from support import SLOWER, WithServer, read_all, status_of
+from support import SLOWER, WithServer, read_all, status_of, until
 
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 
@@ -31,7 +31,7 @@ class Connections(WithServer):
         self.assertEqual(answer.count(b"text_completion"), 3)
 
     def test_a_connection_outlives_errors_and_streams(self):
-        connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=30)
+        connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=30 * SLOWER)
         self.addCleanup(connection.close)
         json_type = {"Content-Type": "application/json"}
         ports = set()
@@ -194,7 +194,7 @@ class Browsers(WithServer):
 
 class SlowReaders(WithServer):
     """Readers that stand still: their streams park, later they are cancelled; nobody else notices."""
-    options = ("--stall-seconds", "2", "--stream-buffer", "32", "--max-requests", "64")
+    options = ("--stall-seconds", "6", "--stream-buffer", "32", "--max-requests", "64")
 
     def unread(self, window):
         """A connection that asks for more than any buffer between it and the engine holds, and reads nothing."""
@@ -216,15 +216,11 @@ class SlowReaders(WithServer):
 
     def test_a_stalled_reader_is_cancelled_and_holds_nobody_up(self):
         s = self.unread(4096)
-        deadline = time.monotonic() + 20 * SLOWER
-        while not self.server.metrics()["troupe:num_requests_parked"]:
-            self.assertLess(time.monotonic(), deadline, "the streams never parked")
-            time.sleep(0.05)
-        started = time.monotonic()
+        until(lambda: self.server.metrics()["troupe:num_requests_parked"], "the streams park")
         reply = self.good("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 8})
-        self.assertLess(time.monotonic() - started, 2 * SLOWER)
+        self.assertGreater(self.server.metrics()["troupe:num_requests_parked"], 0, "answered only after the stalled streams had gone")
         self.assertEqual(reply["object"], "text_completion")
-        self.assertTrue(self.server.idle(15), "the stalled streams still hold pages")
+        self.assertTrue(self.server.idle(), "the stalled streams still hold pages")
         answer = self.rest(s)  # what was on its way, then the reason or the connection's end
         self.assertIn(b"data: ", answer)
         if answer.endswith(LAST_CHUNK):

@@ -7,7 +7,7 @@ import threading
 import time
 import unittest
 
-from support import SLOWER, SMOLLM2, TINY, ProgramTest, Server, need_smollm2, run
+from support import SLOWER, SMOLLM2, TINY, ProgramTest, Server, need_smollm2, run, until
 
 LONG = {"prompt": "Once upon a time", "temperature": 0, "ignore_eos": True}
 
@@ -30,15 +30,15 @@ class Start(ProgramTest):
         for number in (signal.SIGTERM, signal.SIGINT):
             with Server(TINY) as server:
                 server.process.send_signal(number)
-                self.assertEqual(server.wait(10), 0, server.log())
+                self.assertEqual(server.wait(), 0, server.log())
 
     def test_stopping_with_idle_connections(self):
         with Server(TINY) as server:
             idle = [server.connect() for _ in range(5)]
             started = time.monotonic()
             server.terminate()
-            self.assertEqual(server.wait(10), 0)
-            self.assertLess(time.monotonic() - started, 4 * SLOWER)
+            self.assertEqual(server.wait(), 0)
+            self.assertLess(time.monotonic() - started, 15 * SLOWER)  # a drain may last twice that
             for s in idle:
                 s.close()
 
@@ -65,24 +65,21 @@ class Overload(ProgramTest):
             started = time.monotonic()
             for _ in range(50):
                 self.assertEqual(server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}).status, 503)
-            self.assertLess(time.monotonic() - started, 10 * SLOWER)
+            self.assertLess(time.monotonic() - started, 30 * SLOWER)
             self.assertEqual(server.get("/health").status, 200)
             self.assertEqual(server.metrics()['vllm:admission_rejections_total'], 51)
             for s in running:
                 s.close()
-            self.assertTrue(server.idle(5))
-            time.sleep(0.2)  # what is idle for the scheduler still ends in the actors around it
-            self.assertEqual(server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}).status, 200)
+            self.assertTrue(server.idle())
+            # What is idle for the scheduler still ends in the actors around it.
+            until(lambda: server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}).status == 200, "a permit comes back")
 
     def test_n_choices_count_as_n_requests(self):
         with Server(TINY, "--max-requests", "3") as server:
             self.assertEqual(server.post("/v1/completions", {"prompt": "x", "n": 3, "max_tokens": 4}).status, 200)
             self.assertEqual(server.post("/v1/completions", {"prompt": "x", "n": 4, "max_tokens": 4}).status, 503)
             # The refused request's first three choices were on their way already: their cancelling takes a moment.
-            deadline = time.monotonic() + 5 * SLOWER
-            while (status := server.post("/v1/completions", {"prompt": "x", "n": 3, "max_tokens": 4}).status) != 200:
-                self.assertEqual(status, 503)
-                self.assertLess(time.monotonic(), deadline, "a permit was lost")
+            until(lambda: server.post("/v1/completions", {"prompt": "x", "n": 3, "max_tokens": 4}).status == 200, "all permits come back")
 
     def test_a_storm_of_clients_that_leave_loses_no_permit(self):
         with Server(TINY, "--max-requests", "8") as server:
@@ -103,7 +100,7 @@ class Overload(ProgramTest):
             for t in threads:
                 t.join()
             self.assertTrue(server.idle())
-            time.sleep(0.5)
+            until(lambda: server.post("/v1/completions", {"prompt": "x", "n": 8, "max_tokens": 1}).status == 200, "all permits come back")
             for _ in range(20):
                 reply = server.post("/v1/completions", {"prompt": "x", "n": 8, "max_tokens": 20, "ignore_eos": True})
                 self.assertEqual((reply.status, reply.json.get("usage", {}).get("completion_tokens")), (200, 160))
@@ -130,7 +127,9 @@ class Overload(ProgramTest):
     def test_too_many_connections(self):
         with Server(TINY, "--max-connections", "4") as server:
             held = [server.connect() for _ in range(4)]
-            time.sleep(0.3)
+            for s in held:  # an answer says that the server has taken the connection
+                s.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                self.assertTrue(s.recv(4096).startswith(b"HTTP/1.1 200"))
             with server.connect(10) as s:
                 s.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
                 answer = b""
@@ -141,8 +140,7 @@ class Overload(ProgramTest):
                 self.assertIn(answer[:12], (b"", b"HTTP/1.1 503"))
             for s in held:
                 s.close()
-            time.sleep(0.3)
-            self.assertEqual(server.get("/health").status, 200)
+            until(server.serves, "a connection is free again")
 
 
 class Drain(ProgramTest):
@@ -158,7 +156,7 @@ class Drain(ProgramTest):
             events = iter(stream)
             chunks = [next(events) for _ in range(3)]
             server.terminate()
-            time.sleep(0.3)
+            until(lambda: not server.serves(), "the drain begins")
             try:
                 late = server.post("/v1/completions", {"prompt": "x", "max_tokens": 1})
                 self.assertEqual(late.status, 503)
@@ -168,7 +166,7 @@ class Drain(ProgramTest):
             self.assertEqual(chunks[-1], "[DONE]")
             self.assertEqual(chunks[-2]["choices"][0]["finish_reason"], "length")
             self.assertEqual("".join(c["choices"][0]["text"] for c in chunks[:-1]), want)
-            self.assertEqual(server.wait(10), 0, server.log())
+            self.assertEqual(server.wait(), 0, server.log())
             keep_alive.close()
 
     def test_a_whole_answer_ends_too(self):
@@ -176,12 +174,12 @@ class Drain(ProgramTest):
             got = []
             thread = threading.Thread(target=lambda: got.append(server.post("/v1/completions", {**LONG, "max_tokens": 80})))
             thread.start()
-            time.sleep(0.5)
+            until(lambda: got or server.metrics()["vllm:num_requests_running"], "the answer begins")
             server.terminate()
             thread.join()
             self.assertEqual(got[0].status, 200, got[0])
             self.assertEqual(got[0].json["usage"]["completion_tokens"], 80)
-            self.assertEqual(server.wait(10), 0, server.log())
+            self.assertEqual(server.wait(), 0, server.log())
 
     def test_the_drain_has_an_end(self):
         with Server(SMOLLM2, "--drain-seconds", "1") as server:
@@ -191,8 +189,8 @@ class Drain(ProgramTest):
             started = time.monotonic()
             server.terminate()
             chunks = list(events)
-            self.assertEqual(server.wait(15), 0, server.log())
-            self.assertLess(time.monotonic() - started, 8 * SLOWER)
+            self.assertEqual(server.wait(), 0, server.log())
+            self.assertLess(time.monotonic() - started, 20 * SLOWER)
             self.assertTrue(any("error" in c for c in chunks if c != "[DONE]"), chunks[-3:])
 
     def test_a_second_signal_ends_at_once(self):
@@ -200,12 +198,12 @@ class Drain(ProgramTest):
             stream = server.stream("/v1/completions", {**LONG, "max_tokens": 4000})
             next(iter(stream))
             server.terminate()
-            time.sleep(0.5)
+            until(lambda: not server.serves(), "the drain begins")
             self.assertIsNone(server.process.poll(), "it must drain first")
             started = time.monotonic()
             server.terminate()
-            self.assertEqual(server.wait(5), 128 + signal.SIGTERM)
-            self.assertLess(time.monotonic() - started, 2 * SLOWER)
+            self.assertEqual(server.wait(), 128 + signal.SIGTERM)
+            self.assertLess(time.monotonic() - started, 15 * SLOWER)  # a drain may last twice that
             stream.close()
 
 
