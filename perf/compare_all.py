@@ -118,7 +118,7 @@ def main():
                    "-t", str(threads), "--budget", str(a.budget * share), "--json", *more]
         if a.keep:
             command.append("--keep")
-        output = stage(name, command, 2 * a.budget * share + 30)
+        output = stage(name, command, 1.5 * a.budget * share + 20)
         return None if output is None else json.loads(output)
 
     def benchmarks(name, *more):
@@ -126,7 +126,7 @@ def main():
         return {} if output is None else {b["name"]: b for b in json.loads(output)["benchmarks"]}
 
     # Most valuable first: whoever stops it early has those.
-    result = compare("server", "compare_server.py", "-r", "3", "-c", "32", "--requests", "64", "--output", "96", share=0.4)
+    result = compare("server", "compare_server.py", "-r", "3", "-c", "32", "--requests", "64", "--output", "64", share=0.5)
     if result:
         us, them = ([r for r in result["rounds"].get(side, [])] for side in ("troupe", "llama.cpp"))
         for key, unit, better in (("tokens_per_second", "tokens/s", "more"), ("itl_p99_ms", "gap p99, ms", "less"), ("ttft_p50_ms", "first token p50, ms", "less"),
@@ -136,7 +136,7 @@ def main():
         if n_errors:
             table.note("32 streams", f"{n_errors} requests failed")
     for name, threads in (("two", 2), ("one", 1)):
-        result = compare(name, "compare_llama.py", "-r", "5", share=0.2, threads=threads)
+        result = compare(name, "compare_llama.py", "-r", "5", share=0.18, threads=threads)
         if result:
             for test, sides in result["samples"].items():
                 table.add(f"{test}, {threads} thread{'s' if threads > 1 else ''}", "tokens/s", sides.get("troupe", []), sides.get("llama.cpp", []))

@@ -33,10 +33,10 @@ install_packages() {
 configure() {
   local preset=$1
   local launcher=()
-  command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
   if [ ! -f "$root/build/$preset/build.ninja" ]; then
     say "configuring ($preset)"
-    (cd "$root" && cmake --preset "$preset" "${launcher[@]}" >"$root/build-$preset.log" 2>&1) ||
+    (cd "$root" && cmake --preset "$preset" "${launcher[@]}" ${TROUPE_CUDA_ARCHITECTURES:+-DTROUPE_CUDA_ARCHITECTURES="$TROUPE_CUDA_ARCHITECTURES"} >"$root/build-$preset.log" 2>&1) ||
       { cat "$root/build-$preset.log" >&2; die "cmake could not configure preset '$preset'; its output is above"; }
     rm -f "$root/build-$preset.log"
   fi
