@@ -10,10 +10,10 @@
 
 #include "kernels/gpu/attention_scratch.hpp"
 
-// Speed of the attention kernels: each shape in a captured graph of several launches over rotating KV pools and queries.
-// Prints microseconds and the share of the floor: bytes of keys and values at the read bandwidth that this run measures
-// (by a copy engine's device-to-device copy, read plus write), and for prefill the products at 680 TFLOP/s, what an H200
-// sustains in bf16.
+// Speed of the attention kernels: each shape in a captured graph of several launches over rotating KV pools and
+// queries. Prints microseconds and the share of the floor: bytes of keys and values at the read bandwidth that this run
+// measures (by a copy engine's device-to-device copy, read plus write), and for prefill the products at 680 TFLOP/s,
+// what an H200 sustains in bf16.
 
 using namespace troupe::kernels;
 using namespace troupe::kernels::gpu;
@@ -176,15 +176,16 @@ void measure(const shape& s, int n_sms, double bandwidth) {
   const double pairs = (s.context - s.n_tokens) * static_cast<double>(s.n_tokens) + s.n_tokens * (s.n_tokens + 1.0) / 2;
   const double flops = 4.0 * s.n_rows * pairs * s.n_heads * s.head_dim;
   const double floor = std::max(bytes / bandwidth, flops / 680e12) * 1e6;
-  std::printf("%3u/%u heads of %3u %-5s %4u rows x %4u at %6u %5u items  %9.1f us  %5.2f TB/s  %5.0f TFLOP/s  %5.1f %%\n",
-              s.n_heads, s.n_kv_heads, s.head_dim, s.kv == kv_type::e4m3 ? "e4m3" : "bf16", s.n_rows, s.n_tokens,
-              s.context, n_items, us, bytes / us / 1e6, flops / us / 1e6, floor / us * 100);
+  std::printf(
+      "%3u/%u heads of %3u %-5s %4u rows x %4u at %6u %5u items  %9.1f us  %5.2f TB/s  %5.0f TFLOP/s  %5.1f %%\n",
+      s.n_heads, s.n_kv_heads, s.head_dim, s.kv == kv_type::e4m3 ? "e4m3" : "bf16", s.n_rows, s.n_tokens, s.context,
+      n_items, us, bytes / us / 1e6, flops / us / 1e6, floor / us * 100);
   std::fflush(stdout);
   for (const kv_pool& p : pools)
     for (void* x : {p.k, p.v, static_cast<void*>(p.k_scale), static_cast<void*>(p.v_scale)}) check(cudaFree(x));
-  for (const void* x : {a.q, static_cast<const void*>(a.out), static_cast<const void*>(a.page_table),
-                        static_cast<const void*>(a.items), static_cast<const void*>(a.n_items),
-                        static_cast<const void*>(a.scratch)})
+  for (const void* x :
+       {a.q, static_cast<const void*>(a.out), static_cast<const void*>(a.page_table), static_cast<const void*>(a.items),
+        static_cast<const void*>(a.n_items), static_cast<const void*>(a.scratch)})
     check(cudaFree(const_cast<void*>(x)));
 }
 
@@ -197,17 +198,34 @@ int main() {
   const double bandwidth = read_bandwidth();
   std::printf("%d multiprocessors, %.2f TB/s read plus write in a copy\n", n_sms, bandwidth / 1e12);
   const kv_type wide = kv_type::bf16, narrow = kv_type::e4m3;
-  for (const shape& s : std::vector<shape>{
-           // decode
-           {32, 8, 128, wide, 1, 1024, 1},     {32, 8, 128, wide, 1, 8192, 1},    {32, 8, 128, wide, 1, 32768, 1},
-           {32, 8, 128, wide, 1, 131072, 1},   {32, 8, 128, wide, 16, 8192, 1},   {32, 8, 128, wide, 20, 8192, 1},
-           {32, 8, 128, wide, 64, 2048, 1},    {32, 8, 128, wide, 64, 8192, 1},   {32, 8, 128, wide, 256, 1024, 1},
-           {32, 8, 128, wide, 256, 200, 1},    {32, 8, 128, narrow, 64, 8192, 1}, {32, 8, 128, narrow, 1, 32768, 1},
-           {9, 3, 64, wide, 64, 2048, 1},      {64, 8, 64, wide, 64, 8192, 1},    {16, 16, 128, wide, 64, 4096, 1},
-           {8, 4, 256, wide, 64, 8192, 1},     {8, 4, 256, narrow, 64, 8192, 1},  {32, 8, 128, wide, 32, 8192, 4},
-           // prefill
-           {32, 8, 128, wide, 1, 512, 512},    {32, 8, 128, wide, 1, 2048, 2048}, {32, 8, 128, wide, 1, 8192, 8192},
-           {32, 8, 128, wide, 1, 32768, 2048}, {32, 8, 128, wide, 8, 1024, 1024}, {32, 8, 128, narrow, 1, 8192, 8192},
-           {64, 8, 64, wide, 1, 8192, 8192},   {8, 4, 256, wide, 1, 8192, 8192},  {9, 3, 64, wide, 1, 2048, 2048}})
+  for (const shape& s : std::vector<shape>{// decode
+                                           {32, 8, 128, wide, 1, 1024, 1},
+                                           {32, 8, 128, wide, 1, 8192, 1},
+                                           {32, 8, 128, wide, 1, 32768, 1},
+                                           {32, 8, 128, wide, 1, 131072, 1},
+                                           {32, 8, 128, wide, 16, 8192, 1},
+                                           {32, 8, 128, wide, 20, 8192, 1},
+                                           {32, 8, 128, wide, 64, 2048, 1},
+                                           {32, 8, 128, wide, 64, 8192, 1},
+                                           {32, 8, 128, wide, 256, 1024, 1},
+                                           {32, 8, 128, wide, 256, 200, 1},
+                                           {32, 8, 128, narrow, 64, 8192, 1},
+                                           {32, 8, 128, narrow, 1, 32768, 1},
+                                           {9, 3, 64, wide, 64, 2048, 1},
+                                           {64, 8, 64, wide, 64, 8192, 1},
+                                           {16, 16, 128, wide, 64, 4096, 1},
+                                           {8, 4, 256, wide, 64, 8192, 1},
+                                           {8, 4, 256, narrow, 64, 8192, 1},
+                                           {32, 8, 128, wide, 32, 8192, 4},
+                                           // prefill
+                                           {32, 8, 128, wide, 1, 512, 512},
+                                           {32, 8, 128, wide, 1, 2048, 2048},
+                                           {32, 8, 128, wide, 1, 8192, 8192},
+                                           {32, 8, 128, wide, 1, 32768, 2048},
+                                           {32, 8, 128, wide, 8, 1024, 1024},
+                                           {32, 8, 128, narrow, 1, 8192, 8192},
+                                           {64, 8, 64, wide, 1, 8192, 8192},
+                                           {8, 4, 256, wide, 1, 8192, 8192},
+                                           {9, 3, 64, wide, 1, 2048, 2048}})
     measure(s, n_sms, bandwidth);
 }

@@ -98,9 +98,14 @@ struct attention_block {
       }
       switch (n_stages) {
         case 1:
-        case 2: wait_copies<0>(); break;
-        case 3: wait_copies<1>(); break;
-        default: wait_copies<2>();
+        case 2:
+          wait_copies<0>();
+          break;
+        case 3:
+          wait_copies<1>();
+          break;
+        default:
+          wait_copies<2>();
       }
       __syncthreads();  // the tile is there for all, and all are done with the tile before it
       if (n_stages > 1) load();
@@ -383,8 +388,7 @@ __device__ void attend_many(const attention_block<T, E4m3, HeadDim>& b) {
           const std::size_t index = partial_index(b.a, b.scratch, b.w, segment, b.first_row + row);
           if (t == 0) b.scratch.sums[index] = float2{rows[m].top[h], sum};
 #pragma unroll
-          for (int i = 0; i < steps; ++i)
-            store_partial<E4m3>(b.scratch.values + index * HeadDim, i, values[m][i], h);
+          for (int i = 0; i < steps; ++i) store_partial<E4m3>(b.scratch.values + index * HeadDim, i, values[m][i], h);
         }
     }
 #pragma unroll
@@ -426,8 +430,10 @@ __global__ void __launch_bounds__(attention_threads, attention_tile_sizes<E4m3, 
       const attention_block<T, E4m3, HeadDim> b{
           a, scratch, w, row, min(w.n_rows - row, static_cast<std::uint32_t>(sizes::block_rows)), shared, n_stages};
       __syncthreads();  // all are done with what lies in shared memory
-      if (b.n_rows <= attention_few_rows) attend_few(b);
-      else attend_many(b);
+      if (b.n_rows <= attention_few_rows)
+        attend_few(b);
+      else
+        attend_many(b);
     }
     if (w.item.n_parts > 1) finish_part<T>(a, scratch, w, value_unit<E4m3>);
   }
@@ -466,11 +472,16 @@ cudaError_t launch_attention_mma(const attention_args& a, cudaStream_t stream) {
 template <class T, bool E4m3>
 cudaError_t launch_attention_mma(const attention_args& a, cudaStream_t stream) {
   switch (a.shape.head_dim) {
-    case 64: return launch_attention_mma<T, E4m3, 64>(a, stream);
-    case 96: return launch_attention_mma<T, E4m3, 96>(a, stream);
-    case 128: return launch_attention_mma<T, E4m3, 128>(a, stream);
-    case 256: return launch_attention_mma<T, E4m3, 256>(a, stream);
-    default: return cudaErrorInvalidValue;
+    case 64:
+      return launch_attention_mma<T, E4m3, 64>(a, stream);
+    case 96:
+      return launch_attention_mma<T, E4m3, 96>(a, stream);
+    case 128:
+      return launch_attention_mma<T, E4m3, 128>(a, stream);
+    case 256:
+      return launch_attention_mma<T, E4m3, 256>(a, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

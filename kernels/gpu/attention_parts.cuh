@@ -65,9 +65,9 @@ __device__ inline std::size_t partial_index(const attention_args& a, const atten
 }
 
 /// The left fold over segments, one formula for all ways to get there. `top` is the largest score in log2 units so far
-/// (-inf: nothing seen), `sum` what 2^(score - top) sums up to. Older values times `old_weight` plus the segment's times
-/// `new_weight`, by fmaf(old, old_weight, added * new_weight), are the new ones. A segment in which the row sees nothing
-/// changes no bit.
+/// (-inf: nothing seen), `sum` what 2^(score - top) sums up to. Older values times `old_weight` plus the segment's
+/// times `new_weight`, by fmaf(old, old_weight, added * new_weight), are the new ones. A segment in which the row sees
+/// nothing changes no bit.
 struct row_total {
   float top, sum;
 };
@@ -97,8 +97,8 @@ __device__ inline float final_weight(row_total total, const float* sinks, std::u
   return __fdiv_rn(weight, sum) * value_unit;
 }
 
-/// Called by the whole block when its part's partial results are written: the block that ends last folds all segments in
-/// ascending order and writes the tile's rows. Moves 2 * n_rows * segments * head_dim * 4 bytes through L2.
+/// Called by the whole block when its part's partial results are written: the block that ends last folds all segments
+/// in ascending order and writes the tile's rows. Moves 2 * n_rows * segments * head_dim * 4 bytes through L2.
 template <class T>
 __device__ void finish_part(const attention_args& a, const attention_scratch& s, const attention_work& w,
                             float value_unit) {
@@ -146,8 +146,8 @@ __device__ void finish_part(const attention_args& a, const attention_scratch& s,
     }
     const std::uint32_t head = w.kv_head * w.group + row % w.group;
     const float f = final_weight(total, a.sinks, head, value_unit);
-    T* out = static_cast<T*>(a.out) +
-             (std::size_t{w.item.token + row / w.group} * a.shape.n_heads + head) * head_dim + quad * 4;
+    T* out = static_cast<T*>(a.out) + (std::size_t{w.item.token + row / w.group} * a.shape.n_heads + head) * head_dim +
+             quad * 4;
     out[0] = element<T>::put(x.x * f);
     out[1] = element<T>::put(x.y * f);
     out[2] = element<T>::put(x.z * f);

@@ -86,7 +86,8 @@ __device__ void add_tile(const kv_rows<Kv>& kv, const float* q, float* p, std::u
     const Kv* v = kv.value(i);
 #pragma unroll
     for (std::uint32_t j = 0; j < lane_dims; ++j)
-      if (lane + 32 * j < kv.a.shape.head_dim) state.values[j] = fmaf(weight, number(v[lane + 32 * j]), state.values[j]);
+      if (lane + 32 * j < kv.a.shape.head_dim)
+        state.values[j] = fmaf(weight, number(v[lane + 32 * j]), state.values[j]);
   }
 }
 
@@ -135,7 +136,8 @@ __device__ void attend_row(const attention_args& a, const attention_scratch& scr
 
 template <class T, class Kv>
 __global__ void __launch_bounds__(attention_threads)
-    attention_plain_kernel(const __grid_constant__ attention_args a, const __grid_constant__ attention_scratch scratch) {
+    attention_plain_kernel(const __grid_constant__ attention_args a,
+                           const __grid_constant__ attention_scratch scratch) {
   __shared__ float queries[n_warps][max_head_dim], probabilities[n_warps][attention_kv_tile];
   const std::uint32_t warp = threadIdx.x / 32, n_work = *a.n_items * a.shape.n_kv_heads;
   for (std::uint32_t turn = 0; turn * gridDim.x < n_work; ++turn) {
@@ -150,8 +152,7 @@ __global__ void __launch_bounds__(attention_threads)
 
 template <class T, class Kv>
 cudaError_t launch(const attention_args& a, cudaStream_t stream) {
-  const std::uint32_t blocks =
-      min(a.shape.n_sms * 8, max_attention_items(a.shape) * a.shape.n_kv_heads);
+  const std::uint32_t blocks = min(a.shape.n_sms * 8, max_attention_items(a.shape) * a.shape.n_kv_heads);
   attention_plain_kernel<T, Kv><<<blocks, attention_threads, 0, stream>>>(a, view_attention_scratch(a));
   return cudaGetLastError();
 }
@@ -161,10 +162,14 @@ cudaError_t launch(const attention_args& a, cudaStream_t stream) {
 cudaError_t attention_plain(const attention_args& a, cudaStream_t stream) {
   return with_element(a.type, [&]<class T>(T) {
     switch (a.kv.type) {
-      case kv_type::f32: return launch<T, float>(a, stream);
-      case kv_type::f16: return launch<T, __half>(a, stream);
-      case kv_type::bf16: return launch<T, __nv_bfloat16>(a, stream);
-      case kv_type::e4m3: return launch<T, __nv_fp8_e4m3>(a, stream);
+      case kv_type::f32:
+        return launch<T, float>(a, stream);
+      case kv_type::f16:
+        return launch<T, __half>(a, stream);
+      case kv_type::bf16:
+        return launch<T, __nv_bfloat16>(a, stream);
+      case kv_type::e4m3:
+        return launch<T, __nv_fp8_e4m3>(a, stream);
     }
     return cudaErrorInvalidValue;
   });

@@ -37,8 +37,8 @@ attention_scratch_layout layout_attention_scratch(const attention_shape& s) {
   l.totals = l.values + aligned(rows * s.head_dim * sizeof(float));
   l.bytes = l.totals;
   if (attention_totals_in_memory(s.head_dim))
-    l.bytes += std::uint64_t{s.n_sms} * attention_max_ctas * attention_block_rows(s.head_dim) * s.head_dim *
-               sizeof(float);
+    l.bytes +=
+        std::uint64_t{s.n_sms} * attention_max_ctas * attention_block_rows(s.head_dim) * s.head_dim * sizeof(float);
   return l;
 }
 
@@ -61,8 +61,8 @@ void plan_attention(const attention_shape& s, std::span<const row_span> rows, st
   };
   std::stable_sort(items.begin(), items.end(), longer);
 
-  // A segment costs about the same with few rows (its keys and values must come from memory) and with many (its products
-  // take as long), so parts of equal length are equal work.
+  // A segment costs about the same with few rows (its keys and values must come from memory) and with many (its
+  // products take as long), so parts of equal length are equal work.
   const std::uint64_t length = std::max<std::uint64_t>(1, ceil_div(n_segments * s.n_kv_heads, wanted_units(s)));
   const std::uint32_t capacity = attention_partial_rows(s);
   std::uint32_t used = 0;
@@ -79,8 +79,10 @@ void plan_attention(const attention_shape& s, std::span<const row_span> rows, st
       part.last_segment = tile.first_segment + static_cast<std::uint32_t>(std::uint64_t{n} * (p + 1) / n_parts);
       part.partial = used;
       part.n_parts = n_parts;
-      if (p == 0) items[i] = part;
-      else items.push_back(part);
+      if (p == 0)
+        items[i] = part;
+      else
+        items.push_back(part);
     }
     used += static_cast<std::uint32_t>(need);
   }

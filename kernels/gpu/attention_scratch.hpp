@@ -4,13 +4,14 @@
 /// What the planner, the scratch's size and the kernels of attention.hpp must agree on. Pure host code.
 namespace troupe::kernels::gpu {
 
-inline constexpr std::uint32_t attention_kv_tile = 64;     ///< positions of one softmax step
-inline constexpr std::uint32_t attention_few_rows = 16;    ///< up to here a block's four warps share one 16-row tile
-inline constexpr std::uint32_t attention_max_ctas = 2;     ///< blocks that run on one SM
+inline constexpr std::uint32_t attention_kv_tile = 64;   ///< positions of one softmax step
+inline constexpr std::uint32_t attention_few_rows = 16;  ///< up to here a block's four warps share one 16-row tile
+inline constexpr std::uint32_t attention_max_ctas = 2;   ///< blocks that run on one SM
 inline constexpr float log2_e = 1.4426950408889634f;
 
-/// 16-row tiles of one warp in a block of many rows. Two halve what a score costs in shared memory and L2 reads.
-constexpr std::uint32_t attention_m_tiles(std::uint32_t head_dim) { return head_dim <= 128 ? 1 : 1; }
+/// 16-row tiles of one warp in a block of many rows. Two would halve what a score costs in reads of shared memory and
+/// L2; with head_dim 128 they spill some 500 bytes per thread, so this waits for a measurement.
+constexpr std::uint32_t attention_m_tiles(std::uint32_t /*head_dim*/) { return 1; }
 /// Query rows (tokens times heads of a group) that a block computes together.
 constexpr std::uint32_t attention_block_rows(std::uint32_t head_dim) { return 64 * attention_m_tiles(head_dim); }
 /// Whether the sum over segments lies in memory, because registers hold one accumulator of this size only.

@@ -2,15 +2,15 @@
 #include "kernels/gpu/async_copy.cuh"
 #include "kernels/gpu/attention_parts.cuh"
 
-/// The steps of attention by tensor cores that both ways of attention_mma.cuh share: KV tiles into shared memory, scores,
-/// softmax, values, results.
+/// The steps of attention by tensor cores that both ways of attention_mma.cuh share: KV tiles into shared memory,
+/// scores, softmax, values, results.
 namespace troupe::kernels::gpu {
 
 /// Sizes in shared memory: queries (or a few queries and the exchanged scores), then the stages.
 template <bool E4m3, int HeadDim>
 struct attention_tile_sizes {
-  static constexpr int q_chunks = HeadDim / 8;                   ///< of 16 bytes in a query row
-  static constexpr int kv_chunks = HeadDim / (E4m3 ? 16 : 8);    ///< and in a row of K or V
+  static constexpr int q_chunks = HeadDim / 8;                 ///< of 16 bytes in a query row
+  static constexpr int kv_chunks = HeadDim / (E4m3 ? 16 : 8);  ///< and in a row of K or V
   static constexpr int m_tiles = attention_m_tiles(HeadDim);
   static constexpr int block_rows = attention_block_rows(HeadDim);
   static constexpr int exchange_stride = attention_kv_tile + 8;  ///< floats; rows 8 banks apart
@@ -223,8 +223,8 @@ __device__ inline kv_lane<E4m3, HeadDim> value_lane(std::uint32_t tile) {
   return {tile, lane % 16, E4m3 ? 0 : lane / 16};
 }
 
-/// s[m][0], s[m][1] += Q K^T for the 16 positions from 16 * pair of the tile and columns 16 * step (e4m3: 32) of head_dim.
-/// q(m, step, fragment) gives A fragments.
+/// s[m][0], s[m][1] += Q K^T for the 16 positions from 16 * pair of the tile and columns 16 * step (e4m3: 32) of
+/// head_dim. q(m, step, fragment) gives A fragments.
 ///
 /// With e4m3 a lane gets four consecutive codes 4t .. 4t+3 per 16 columns, which stand for the fragment's k = 2t, 2t+1,
 /// 2t+8, 2t+9; `store_queries` orders the queries' columns alike.
@@ -282,8 +282,8 @@ __device__ inline void add_values(float (&values)[MTiles][2][4], const kv_lane<E
   }
 }
 
-/// Row half h (g or g + 8) of 16 columns' fragments to the columns' places in a row of f32 or, multiplied with `factor`,
-/// of T.
+/// Row half h (g or g + 8) of 16 columns' fragments to the columns' places in a row of f32 or, multiplied with
+/// `factor`, of T.
 template <bool E4m3>
 __device__ inline void store_partial(float* row, int columns, const float (&c)[2][4], int h) {
   const std::uint32_t t = threadIdx.x % 4;

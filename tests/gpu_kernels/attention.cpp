@@ -11,8 +11,8 @@
 #include "tests/gpu_kernels/device.hpp"
 
 /// Attention against a slow f64 one from the same stored numbers, and bit for bit against itself however a step is put
-/// together. Everything that no query may see is NaN: pages nobody uses, positions past the end, pages before the window
-/// (whose table entries are nonsense too), the key and value columns beside the queries, and the scratch.
+/// together. Everything that no query may see is NaN: pages nobody uses, positions past the end, pages before the
+/// window (whose table entries are nonsense too), the key and value columns beside the queries, and the scratch.
 using namespace troupe::test;
 using namespace troupe::kernels;
 using namespace troupe::kernels::gpu;
@@ -27,13 +27,13 @@ struct setting {
   std::uint32_t window = 0;
   float soft_cap = 0;
   bool sinks = false;
-  float deviation = 1;       ///< of queries and keys
+  float deviation = 1;  ///< of queries and keys
   float value_deviation = 1;
 };
 
 struct sequence {
-  std::uint32_t slot, length;         ///< positions that are stored
-  std::uint32_t first_query;          ///< queries exist for [first_query, length)
+  std::uint32_t slot, length;  ///< positions that are stored
+  std::uint32_t first_query;   ///< queries exist for [first_query, length)
 };
 
 float e4m3_to_f32(std::uint8_t code) {
@@ -78,8 +78,7 @@ class scene {
     k_.assign(rows * s_.head_dim, std::numeric_limits<float>::quiet_NaN());
     v_ = k_;
     for (const sequence& q : sequences_) {
-      const std::uint32_t oldest =
-          s_.window && q.first_query + 1 > s_.window ? q.first_query + 1 - s_.window : 0;
+      const std::uint32_t oldest = s_.window && q.first_query + 1 > s_.window ? q.first_query + 1 - s_.window : 0;
       for (std::uint32_t p = oldest; p < q.length; ++p) {
         std::uint32_t& page = table_[std::size_t{q.slot} * table_pages_ + p / page_tokens];
         if (page == 0xffffffffu) page = free.back(), free.pop_back();
@@ -89,9 +88,9 @@ class scene {
           store(row, s_.value_deviation, v_bytes_, v_, v_scale_);
         }
       }
-      queries_.push_back(rounded(s_.type, outliers(random_normal(rng_, std::size_t{q.length - q.first_query} *
-                                                                           s_.n_heads * s_.head_dim,
-                                                                 s_.deviation))));
+      queries_.push_back(
+          rounded(s_.type, outliers(random_normal(
+                               rng_, std::size_t{q.length - q.first_query} * s_.n_heads * s_.head_dim, s_.deviation))));
     }
     if (s_.sinks) sinks_ = random_normal(rng_, s_.n_heads, 2.0f);
     k_device_ = std::make_unique<device_array<std::uint8_t>>(k_bytes_);
@@ -120,8 +119,14 @@ class scene {
     }
     const std::uint32_t max_tokens = n_tokens + 5;
     attention_args a{};
-    a.shape = {s_.n_heads, s_.n_kv_heads, s_.head_dim, max_tokens, static_cast<std::uint32_t>(rows.size()) + 2,
-               max_model_len_, s_.window, static_cast<std::uint32_t>(n_sms ? n_sms : n_sms_)};
+    a.shape = {s_.n_heads,
+               s_.n_kv_heads,
+               s_.head_dim,
+               max_tokens,
+               static_cast<std::uint32_t>(rows.size()) + 2,
+               max_model_len_,
+               s_.window,
+               static_cast<std::uint32_t>(n_sms ? n_sms : n_sms_)};
     std::vector<float> q(std::size_t{max_tokens} * ld_q, std::numeric_limits<float>::quiet_NaN());
     std::size_t token = 0;
     for (const part& p : parts)
@@ -147,8 +152,13 @@ class scene {
     a.ld_q = ld_q;
     a.out = out.get();
     a.type = s_.type;
-    a.kv = {k_device_->get(), v_device_->get(), s_.kv == kv_type::e4m3 ? k_scale_device_->get() : nullptr,
-            s_.kv == kv_type::e4m3 ? v_scale_device_->get() : nullptr, s_.kv, s_.n_kv_heads, s_.head_dim};
+    a.kv = {k_device_->get(),
+            v_device_->get(),
+            s_.kv == kv_type::e4m3 ? k_scale_device_->get() : nullptr,
+            s_.kv == kv_type::e4m3 ? v_scale_device_->get() : nullptr,
+            s_.kv,
+            s_.n_kv_heads,
+            s_.head_dim};
     a.page_table = table_device_->get();
     a.table_pages = table_pages_;
     a.scale = scale();
@@ -197,8 +207,7 @@ class scene {
     std::vector<double> out(std::size_t{s_.n_heads} * dim);
     std::vector<double> scores(position - oldest + 1);
     for (std::uint32_t head = 0; head < s_.n_heads; ++head) {
-      const float* q =
-          queries_[sequence].data() + (std::size_t{position - seq.first_query} * s_.n_heads + head) * dim;
+      const float* q = queries_[sequence].data() + (std::size_t{position - seq.first_query} * s_.n_heads + head) * dim;
       const auto row_of = [&](std::uint32_t p) {
         const std::size_t page = table_[std::size_t{seq.slot} * table_pages_ + p / page_tokens];
         return (page * s_.n_kv_heads + head / group) * page_tokens + p % page_tokens;
@@ -296,9 +305,9 @@ double worst_error(scene& s, const std::vector<scene::part>& parts, std::span<co
   }
   double worst = 0;
   for (std::size_t i : picks) {
-    const std::vector<float> out =
-        decode(s.settings().type, bits.subspan(i * s.token_bytes(), s.token_bytes()));
-    worst = std::max(worst, relative_error(std::span<const float>(out), s.reference(tokens[i].first, tokens[i].second)));
+    const std::vector<float> out = decode(s.settings().type, bits.subspan(i * s.token_bytes(), s.token_bytes()));
+    worst =
+        std::max(worst, relative_error(std::span<const float>(out), s.reference(tokens[i].first, tokens[i].second)));
   }
   return worst;
 }
@@ -375,7 +384,8 @@ BOOST_AUTO_TEST_CASE(decode_rows_of_all_lengths_match_f64) {
 BOOST_AUTO_TEST_CASE(prefill_matches_f64_and_decode_bit_for_bit) {
   double worst_share = 0;
   for (const setting& s : settings) {
-    // One sequence from its start, one in the middle (whose earlier pages a window may have freed), a decode row beside.
+    // One sequence from its start, one in the middle (whose earlier pages a window may have freed), a decode row
+    // beside.
     scene x(s, {{0, 700, 0}, {4, 1333, 1100}, {2, 600, 599}}, 2);
     const std::vector<scene::part> whole{{0, 0, 700}, {1, 1100, 233}, {2, 599, 1}};
     const std::vector<std::uint8_t> bits = x.run(whole);

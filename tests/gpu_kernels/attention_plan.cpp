@@ -73,7 +73,8 @@ BOOST_AUTO_TEST_CASE(cover_every_token_and_segment_once_and_fit_the_scratch) {
       BOOST_REQUIRE_LE(next, row.first + row.n_tokens);
       BOOST_REQUIRE(t.n_tokens * group <= attention_block_rows(s.head_dim) || t.n_tokens == 1);
       BOOST_REQUIRE_EQUAL(parts.size(), t.n_parts);
-      std::sort(parts.begin(), parts.end(), [](const auto& a, const auto& b) { return a.first_segment < b.first_segment; });
+      std::sort(parts.begin(), parts.end(),
+                [](const auto& a, const auto& b) { return a.first_segment < b.first_segment; });
       const std::uint32_t oldest = s.window && t.position + 1 > s.window ? t.position + 1 - s.window : 0;
       std::uint32_t segment = oldest / attention_segment;
       const std::uint32_t last = (t.position + t.n_tokens - 1) / attention_segment + 1;
