@@ -35,11 +35,11 @@ __global__ void fill_normal_kernel(T* out, std::uint64_t n, float deviation, std
 cudaError_t fill_normal(void* out, dtype type, std::uint64_t n, float deviation, std::uint64_t seed,
                         cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  const std::uint64_t blocks = (n + 1023) / 1024;
+  const std::uint64_t wanted = (n + 1023) / 1024;
+  const std::uint32_t blocks = wanted > 4096 ? 4096 : static_cast<std::uint32_t>(wanted);
   return with_element(type, [&](auto x) {
     using T = decltype(x);
-    fill_normal_kernel<T> < <<blocks<4096 ? static_cast<std::uint32_t>(blocks) : 4096, 256, 0, stream>>>(
-                                static_cast<T*>(out), n, deviation, seed);
+    fill_normal_kernel<T><<<blocks, 256, 0, stream>>>(static_cast<T*>(out), n, deviation, seed);
     return cudaGetLastError();
   });
 }
