@@ -1,7 +1,7 @@
 // Operators of kernels/gpu/dense.hpp and quant.hpp on one card: microseconds of one, and the bytes that it must move as
-// a share of what a plain read moves in the same time, measured in this run. A captured graph holds 8 to 32 calls over as
-// many copies of the weights or rows as exceed the cache twice, so that every call finds its operands in memory; what a
-// graph's node costs is included. Shapes are those of Llama 3.1 8B.
+// a share of what a plain read moves in the same time, measured in this run. A captured graph holds 8 to 32 calls over
+// as many copies of the weights or rows as exceed the cache twice, so that every call finds its operands in memory;
+// what a graph's node costs is included. Shapes are those of Llama 3.1 8B.
 //
 //   perf_gpu_dense
 #include <algorithm>
@@ -34,7 +34,8 @@ __global__ void read_kernel(const uint4* p, std::size_t n, unsigned* out) {
   std::size_t i = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x;
   for (; i + 3 * stride < n; i += 4 * stride) {
     const uint4 a = p[i], b = p[i + stride], c = p[i + 2 * stride], d = p[i + 3 * stride];
-    sum += (a.x ^ b.x) + (c.x ^ d.x) + (a.y ^ b.y) + (c.y ^ d.y) + (a.z ^ b.z) + (c.z ^ d.z) + (a.w ^ b.w) + (c.w ^ d.w);
+    sum +=
+        (a.x ^ b.x) + (c.x ^ d.x) + (a.y ^ b.y) + (c.y ^ d.y) + (a.z ^ b.z) + (c.z ^ d.z) + (a.w ^ b.w) + (c.w ^ d.w);
   }
   if (sum == 0x9e3779b9u) *out = sum;
 }
@@ -109,7 +110,7 @@ int main() {
   check(cudaMalloc(reinterpret_cast<void**>(&number), 4));
   const double read = b.seconds(2, [&](int) {
     read_kernel<<<card.multiProcessorCount * 8, 512, 0, b.stream>>>(reinterpret_cast<const uint4*>(b.arena),
-                                                                   arena_bytes / 16, number);
+                                                                    arena_bytes / 16, number);
     return cudaGetLastError();
   });
   b.bandwidth = static_cast<double>(arena_bytes) / read;
@@ -119,7 +120,8 @@ int main() {
   const struct {
     const char* name;
     std::uint32_t rows, cols;
-  } matrices[] = {{"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate-up", 28672, 4096}, {"down", 4096, 14336}, {"head", 128256, 4096}};
+  } matrices[] = {
+      {"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate-up", 28672, 4096}, {"down", 4096, 14336}, {"head", 128256, 4096}};
   for (packed_form form : {packed_form::u4, packed_form::u4k, packed_form::i8, packed_form::i6k, packed_form::f8})
     for (const auto& m : matrices)
       for (std::uint32_t n : {1u, 4u, 8u, 16u}) {
@@ -130,13 +132,18 @@ int main() {
           const rotation r(bytes);
           set_n(n);
           const double s = b.seconds(r.copies, [&](int i) {
-            const packed_matmul_args a{{form, m.rows, m.cols, b.arena + r.at(i)}, b.arena, type,
-                                       b.arena + (std::size_t{512} << 20), dtype::f32, m.rows, false};
+            const packed_matmul_args a{{form, m.rows, m.cols, b.arena + r.at(i)},
+                                       b.arena,
+                                       type,
+                                       b.arena + (std::size_t{512} << 20),
+                                       dtype::f32,
+                                       m.rows,
+                                       false};
             return packed_matmul(a, number, n, b.stream);
           });
           const double moved = static_cast<double>(bytes) + n * (2.0 * m.cols + 4.0 * m.rows);
-          b.report(std::string("packed_matmul ") + form_name(form) + " " + std::string(name(type)) + " " + m.name + " n " +
-                       std::to_string(n),
+          b.report(std::string("packed_matmul ") + form_name(form) + " " + std::string(name(type)) + " " + m.name +
+                       " n " + std::to_string(n),
                    moved, s);
         }
       }
@@ -144,7 +151,8 @@ int main() {
     const std::uint32_t rows = 28672, cols = 4096;
     const rotation r(packed_bytes(form, rows, cols));
     const double s = b.seconds(r.copies, [&](int i) {
-      return dequantize({form, rows, cols, b.arena + r.at(i)}, b.arena + (std::size_t{512} << 20), dtype::bf16, b.stream);
+      return dequantize({form, rows, cols, b.arena + r.at(i)}, b.arena + (std::size_t{512} << 20), dtype::bf16,
+                        b.stream);
     });
     b.report(std::string("dequantize ") + form_name(form) + " gate-up to bf16",
              static_cast<double>(packed_bytes(form, rows, cols)) + 2.0 * rows * cols, s);
@@ -159,8 +167,8 @@ int main() {
       const rotation r(std::uint64_t{n} * hidden * 6);
       const double s = b.seconds(r.copies, [&](int i) {
         std::byte* at = b.arena + r.at(i);
-        const rms_norm_args a{reinterpret_cast<float*>(at), nullptr, weight, 0, 1e-5f, at + std::size_t{n} * hidden * 4,
-                              dtype::bf16, hidden, nullptr};
+        const rms_norm_args a{reinterpret_cast<float*>(at),     nullptr,     weight, 0,      1e-5f,
+                              at + std::size_t{n} * hidden * 4, dtype::bf16, hidden, nullptr};
         return rms_norm(a, number, n, b.stream);
       });
       b.report("rms_norm 4096" + tokens, 6.0 * n * hidden, s);
@@ -179,15 +187,29 @@ int main() {
       const rotation r(n * row);
       std::vector<std::uint32_t> positions(n);
       for (std::uint32_t i = 0; i < n; ++i) positions[i] = i;
-      auto* device = reinterpret_cast<std::uint32_t*>(b.arena + (std::size_t{512} << 20));  // positions, slots and pages
+      auto* device =
+          reinterpret_cast<std::uint32_t*>(b.arena + (std::size_t{512} << 20));  // positions, slots and pages
       check(cudaMemset(device, 0, std::size_t{4} << 20));
       check(cudaMemcpy(device, positions.data(), n * 4, cudaMemcpyHostToDevice));
       std::byte* cache = b.arena + (std::size_t{600} << 20);  // 8192 positions take 16 MB each for keys and values
       const double s = b.seconds(r.copies, [&](int i) {
         // The page table maps page p to p; slots are zeros.
-        const rope_store_args a{b.arena + r.at(i), dtype::bf16, nullptr, nullptr, nullptr, 0, weight, dim, false, heads,
-                                kv_pool{cache, cache + (std::size_t{64} << 20), nullptr, nullptr, kv_type::bf16, kv, dim},
-                                device, device + (1 << 18), device, 1u << 10};
+        const rope_store_args a{
+            b.arena + r.at(i),
+            dtype::bf16,
+            nullptr,
+            nullptr,
+            nullptr,
+            0,
+            weight,
+            dim,
+            false,
+            heads,
+            kv_pool{cache, cache + (std::size_t{64} << 20), nullptr, nullptr, kv_type::bf16, kv, dim},
+            device,
+            device + (1 << 18),
+            device,
+            1u << 10};
         return rope_and_store(a, number, n, b.stream);
       });
       b.report("rope_and_store 32/8 x 128" + tokens, 2.0 * static_cast<double>(n * row), s);

@@ -2,8 +2,8 @@
 #include "kernels/common/blocks.hpp"
 
 /// Element i of a block as f32, for host and device: the formulas and the order of operations of
-/// src/format/dequantize.cpp, which writes whole blocks. For those who want single elements, as a lookup of embeddings on
-/// a card does. No product and sum may be contracted to a fused one here.
+/// src/format/dequantize.cpp, which writes whole blocks. For those who want single elements, as a lookup of embeddings
+/// on a card does. No product and sum may be contracted to a fused one here.
 namespace troupe::kernels {
 
 namespace detail {

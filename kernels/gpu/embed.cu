@@ -53,7 +53,8 @@ cudaError_t embed(const embedding_table& table, const input_token* tokens, const
     return cudaGetLastError();
   };
   if (traits(table.type).quantized)
-    return with_block(table.type, cudaErrorInvalidValue, [&](auto block) { return launch(block_row<decltype(block)>{}); });
+    return with_block(table.type, cudaErrorInvalidValue,
+                      [&](auto block) { return launch(block_row<decltype(block)>{}); });
   return with_element(table.type, [&](auto x) { return launch(plain_row<decltype(x)>{}); });
 }
 

@@ -20,9 +20,8 @@ __global__ void fill_normal_kernel(T* out, std::uint64_t n, float deviation, std
   const std::uint64_t quads = (n + 3) / 4;
   for (std::uint64_t i = blockIdx.x * std::uint64_t{blockDim.x} + threadIdx.x; i < quads;
        i += std::uint64_t{gridDim.x} * blockDim.x) {
-    const philox_words w =
-        philox4x32_10({{static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(i >> 32), 0, 0}},
-                      static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
+    const philox_words w = philox4x32_10({{static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(i >> 32), 0, 0}},
+                                         static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
     const float2 a = normal_pair(w.w[0], w.w[1]), b = normal_pair(w.w[2], w.w[3]);
     const float x[4] = {a.x, a.y, b.x, b.y};
 #pragma unroll
@@ -36,11 +35,11 @@ __global__ void fill_normal_kernel(T* out, std::uint64_t n, float deviation, std
 cudaError_t fill_normal(void* out, dtype type, std::uint64_t n, float deviation, std::uint64_t seed,
                         cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  const std::uint64_t blocks = (n + 1023) / 1024;
+  const std::uint64_t wanted = (n + 1023) / 1024;
+  const std::uint32_t blocks = wanted > 4096 ? 4096 : static_cast<std::uint32_t>(wanted);
   return with_element(type, [&](auto x) {
     using T = decltype(x);
-    fill_normal_kernel<T><<<blocks < 4096 ? static_cast<std::uint32_t>(blocks) : 4096, 256, 0, stream>>>(
-        static_cast<T*>(out), n, deviation, seed);
+    fill_normal_kernel<T><<<blocks, 256, 0, stream>>>(static_cast<T*>(out), n, deviation, seed);
     return cudaGetLastError();
   });
 }

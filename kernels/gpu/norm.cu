@@ -36,8 +36,8 @@ __device__ float squares(float4 a, float so_far) {
 }
 
 /// One block per row. Thread i owns packets of four floats i, i + blockDim.x and so on. In_registers: at most `kept` of
-/// them, so that the row is read once; else it is read again (from the cache) for each pass. Bytes: hidden * (4 + 4 with
-/// a bias + the size of T).
+/// them, so that the row is read once; else it is read again (from the cache) for each pass. Bytes: hidden * (4 + 4
+/// with a bias + the size of T).
 template <class T, bool centered, bool in_registers>
 __global__ void __launch_bounds__(max_threads)
     norm_kernel(rms_norm_args a, const float* shift, const std::uint32_t* n_tokens) {
@@ -84,8 +84,9 @@ __global__ void __launch_bounds__(max_threads)
     const float4 y = centered ? less(v, mean) : v;
     float4 b = {0, 0, 0, 0};
     if (centered && shift != nullptr) b = reinterpret_cast<const float4*>(shift)[i];
-    store4(out + 4 * i, {fmaf(y.x * inverse, w.x + a.weight_offset, b.x), fmaf(y.y * inverse, w.y + a.weight_offset, b.y),
-                         fmaf(y.z * inverse, w.z + a.weight_offset, b.z), fmaf(y.w * inverse, w.w + a.weight_offset, b.w)});
+    store4(out + 4 * i,
+           {fmaf(y.x * inverse, w.x + a.weight_offset, b.x), fmaf(y.y * inverse, w.y + a.weight_offset, b.y),
+            fmaf(y.z * inverse, w.z + a.weight_offset, b.z), fmaf(y.w * inverse, w.w + a.weight_offset, b.w)});
   });
 }
 

@@ -6,8 +6,8 @@ namespace {
 
 using namespace packed;
 
-/// A thread makes eight columns of a row; eight threads the 64 columns of a packet, so that a row's stores are 128 bytes
-/// on end for f16 and bf16. Bytes: the matrix once in, rows * cols * sizeof(T) out.
+/// A thread makes eight columns of a row; eight threads the 64 columns of a packet, so that a row's stores are 128
+/// bytes on end for f16 and bf16. Bytes: the matrix once in, rows * cols * sizeof(T) out.
 template <class Form, class T>
 __global__ void __launch_bounds__(256) dequantize_kernel(packed_weight w, T* out) {
   constexpr std::uint32_t runs = Form::cols / 8, per_record = runs * tile_rows;

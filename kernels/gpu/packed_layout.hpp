@@ -7,15 +7,15 @@
 /// Where the codes and scales of a packed matrix lie: arithmetic shared by packing (host), dequantizing and the tests.
 ///
 /// The layout follows mma.sync m16n8k16 with the weights as its 16-row operand: a warp's lane 4 g + t holds rows g and
-/// g + 8 of a tile. A tile of 16 rows is a run of chunks of `cols` columns, each one contiguous record; rows and columns
-/// are padded with zeros to whole records. In a record the codes come first, in packets of 16 bytes per lane, so that one
-/// load of a warp reads 512 bytes on end. Of a group of 32 columns lane t owns columns 8 t to 8 t + 7; of a group of 16
-/// (i6k) columns 4 t to 4 t + 3. As the products of a k-step may be summed in any order, a lane then meets its codes with
-/// 16 (8) consecutive bytes of x.
+/// g + 8 of a tile. A tile of 16 rows is a run of chunks of `cols` columns, each one contiguous record; rows and
+/// columns are padded with zeros to whole records. In a record the codes come first, in packets of 16 bytes per lane,
+/// so that one load of a warp reads 512 bytes on end. Of a group of 32 columns lane t owns columns 8 t to 8 t + 7; of a
+/// group of 16 (i6k) columns 4 t to 4 t + 3. As the products of a k-step may be summed in any order, a lane then meets
+/// its codes with 16 (8) consecutive bytes of x.
 ///
 /// A word of eight nibbles holds code e at nibble e / 2 + 4 (e % 2): shifts by whole nibbles leave neighbours 2 i and
-/// 2 i + 1 in the low nibbles of its two halves, which is where a pair of f16 or bf16 wants them. Every row has bytes of
-/// its own, so that ranges of rows may be packed at once.
+/// 2 i + 1 in the low nibbles of its two halves, which is where a pair of f16 or bf16 wants them. Every row has bytes
+/// of its own, so that ranges of rows may be packed at once.
 namespace troupe::kernels::gpu::packed {
 
 inline constexpr std::uint32_t tile_rows = 16;
@@ -28,8 +28,12 @@ struct place {
 
 TROUPE_HOST_DEVICE constexpr std::uint32_t nibble_of(std::uint32_t e) { return e / 2 + 4 * (e % 2); }
 
-TROUPE_HOST_DEVICE inline std::uint32_t load_u32(const std::byte* p) { return *reinterpret_cast<const std::uint32_t*>(p); }
-TROUPE_HOST_DEVICE inline std::uint16_t load_u16(const std::byte* p) { return *reinterpret_cast<const std::uint16_t*>(p); }
+TROUPE_HOST_DEVICE inline std::uint32_t load_u32(const std::byte* p) {
+  return *reinterpret_cast<const std::uint32_t*>(p);
+}
+TROUPE_HOST_DEVICE inline std::uint16_t load_u16(const std::byte* p) {
+  return *reinterpret_cast<const std::uint16_t*>(p);
+}
 TROUPE_HOST_DEVICE inline std::uint8_t load_u8(const std::byte* p) { return *reinterpret_cast<const std::uint8_t*>(p); }
 
 /// e4m3 as OCP's 8-bit floating point specification has it: no infinities, 0x7f and 0xff are NaN.
@@ -146,8 +150,7 @@ struct i6k {
   }
   TROUPE_HOST_DEVICE static float value(const std::byte* record, std::uint32_t r, std::uint32_t c) {
     const int scale = static_cast<int>(load_u8(record + scales(r, c))) - 128;
-    return f16_to_f32(load_u16(record + super(r))) * static_cast<float>(scale) *
-           static_cast<float>(code(record, r, c));
+    return f16_to_f32(load_u16(record + super(r))) * static_cast<float>(scale) * static_cast<float>(code(record, r, c));
   }
 };
 

@@ -21,10 +21,10 @@ __device__ void write(const packed_matmul_args& a, std::uint32_t token, std::uin
   }
 }
 
-/// A block makes the 16 rows of one tile, for 8 n_tiles tokens per pass over them. Warp w takes records w, w + W, ... of
-/// the tile and the sums of the W warps are added in order; W follows from the shape. So the sum of an element is the same
-/// for every number of tokens and every n_tiles. Bytes: the tile's records once, x once per block (from L1: blocks of an
-/// SM share it), 16 * n results.
+/// A block makes the 16 rows of one tile, for 8 n_tiles tokens per pass over them. Warp w takes records w, w + W, ...
+/// of the tile and the sums of the W warps are added in order; W follows from the shape. So the sum of an element is
+/// the same for every number of tokens and every n_tiles. Bytes: the tile's records once, x once per block (from L1:
+/// blocks of an SM share it), 16 * n results.
 template <class Form, class T, int n_tiles>
 __global__ void __launch_bounds__(32 * max_warps, n_tiles == 1 ? 3 : 2)
     packed_matmul_kernel(packed_matmul_args a, const std::uint32_t* n_tokens) {
@@ -76,8 +76,7 @@ __global__ void __launch_bounds__(32 * max_warps, n_tiles == 1 ? 3 : 2)
       float sum = partial[0][token][r];
       for (std::uint32_t w = 1; w < n_warps; ++w) sum += partial[w][token][r];
       if constexpr (Form::form == packed_form::f8) {
-        const auto* scales =
-            reinterpret_cast<const float*>(a.weight.data + row_scales_offset(a.weight.rows, cols));
+        const auto* scales = reinterpret_cast<const float*>(a.weight.data + row_scales_offset(a.weight.rows, cols));
         sum *= codes<T>::e4m3_factor * scales[row];
       }
       write(a, first + token, row, sum);

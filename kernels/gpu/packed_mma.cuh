@@ -89,8 +89,8 @@ struct codes<__half> {
     for (int i = 0; i < 2; ++i) {
       const std::uint32_t v = i == 0 ? w : w >> 8;
       out[2 * i] = sub(and_or(v, 0x000f000fu, 0x64006400u), 0x64006400u);
-      out[2 * i + 1] = as<std::uint32_t>(
-          __hfma2(as<__half2>(and_or(v, 0x00f000f0u, 0x64006400u)), sixteenth, minus_64));
+      out[2 * i + 1] =
+          as<std::uint32_t>(__hfma2(as<__half2>(and_or(v, 0x00f000f0u, 0x64006400u)), sixteenth, minus_64));
     }
   }
   /// low's pair of nibbles with bits 4 and 5 of each half of high above them, minus 32.
@@ -132,8 +132,7 @@ struct codes<__nv_bfloat16> {
   __device__ static std::uint32_t e4m3(std::uint32_t w, int i) {
     const std::uint32_t p = __byte_perm(w, 0, i == 0 ? 0x1404u : 0x3424u);
     const std::uint32_t digits = and_or(p, 0x80008000u, (p >> 4) & 0x07f007f0u);
-    return as<std::uint32_t>(
-        __hmul2(as<__nv_bfloat162>(digits), as<__nv_bfloat162>(0x7b807b80u)));
+    return as<std::uint32_t>(__hmul2(as<__nv_bfloat162>(digits), as<__nv_bfloat162>(0x7b807b80u)));
   }
 };
 
@@ -142,11 +141,13 @@ struct codes<__nv_bfloat16> {
 template <class T>
 __device__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   if constexpr (std::is_same_v<T, __half>)
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+        "%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+        "%2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

@@ -15,13 +15,15 @@ using namespace packed;
 /// and the scales of its groups as stored. What lies beyond the matrix stays zero in value.
 struct row_piece {
   std::uint8_t codes[256];
-  f16_bits scale[4], min[4];                        // u4, i8
-  std::uint8_t small_scales[16], small_mins[8];     // u4k, i6k
+  f16_bits scale[4], min[4];                     // u4, i8
+  std::uint8_t small_scales[16], small_mins[8];  // u4k, i6k
   f16_bits d, dmin;
 };
 
 template <class Form>
-constexpr std::uint8_t zero_code = Form::form == packed_form::i8 ? 128 : Form::form == packed_form::i6k ? 32 : 0;
+constexpr std::uint8_t zero_code = Form::form == packed_form::i8    ? 128
+                                   : Form::form == packed_form::i6k ? 32
+                                                                    : 0;
 
 template <class Form>
 row_piece empty_piece() {
@@ -80,8 +82,7 @@ void store_piece(i6k, std::byte* record, std::uint32_t r, const row_piece& p) {
       store_u32(record + i6k::high(r, 16 * g + 4 * t), high);
     }
   }
-  for (std::uint32_t k = 0; k < 16; ++k)
-    record[i6k::scales(r, 16 * k)] = static_cast<std::byte>(p.small_scales[k]);
+  for (std::uint32_t k = 0; k < 16; ++k) record[i6k::scales(r, 16 * k)] = static_cast<std::byte>(p.small_scales[k]);
   store_u16(record + i6k::super(r), p.d);
 }
 
@@ -258,8 +259,7 @@ void quantize_rows_host(packed_form form, const float* source, std::uint32_t row
                    for (std::uint32_t i = 0; i < n; ++i)
                      p.codes[i] = __nv_cvt_float_to_fp8(x[c + i] / scale, __NV_SATFINITE, __NV_E4M3);
                  });
-  if (last_row == rows)
-    std::memset(scales + std::size_t{rows} * 4, 0, std::size_t{tiles(rows) * tile_rows - rows} * 4);
+  if (last_row == rows) std::memset(scales + std::size_t{rows} * 4, 0, std::size_t{tiles(rows) * tile_rows - rows} * 4);
 }
 
 }  // namespace troupe::kernels::gpu

@@ -7,13 +7,13 @@
 namespace troupe::kernels::gpu {
 
 /// Device forms of packed matrices; where each bit lies: packed_layout.hpp.
-///   u4   codes 0..15 in groups of 32 columns, f16 scale and minimum per group: x = scale * code + min (Q4_0, Q4_1, int4)
-///   u4k  the same with 6-bit scales and minima under one f16 pair per 256 columns (Q4_K)
-///   i8   signed codes, f16 scale per group of 32 (Q8_0, int8)
-///   i6k  codes -32..31, int8 scales per 16 columns under one f16 per 256 (Q6_K)
-///   f8   e4m3 codes, none of them NaN, with one f32 scale per row (fp8 per tensor: the same scale in every row)
-/// Values equal the format's own, computed in f32 as common/blocks.hpp says. Q4_0's minimum is -8 d, so a |d| beyond 8188,
-/// which no model has, would become infinite.
+/// - u4: codes 0..15 in groups of 32 columns, f16 scale and minimum per group, x = scale * code + min (Q4_0, Q4_1)
+/// - u4k: the same with 6-bit scales and minima under one f16 pair per 256 columns (Q4_K)
+/// - i8: signed codes, f16 scale per group of 32 (Q8_0, int8)
+/// - i6k: codes -32..31, int8 scales per 16 columns under one f16 per 256 (Q6_K)
+/// - f8: e4m3 codes, none of them NaN, with one f32 scale per row (fp8 per tensor: the same scale in every row)
+/// Values equal the format's own, computed in f32 as common/blocks.hpp says. Q4_0's minimum is -8 d, so a |d| beyond
+/// 8188, which no model has, would become infinite.
 enum class packed_form : std::uint8_t { none, u4, u4k, i8, i6k, f8 };
 
 packed_form form_of(dtype gguf_type);  ///< none: dequantize it at load

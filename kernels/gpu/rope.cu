@@ -110,8 +110,7 @@ __global__ void __launch_bounds__(32 * head_warps) rope_and_store_kernel(rope_st
   const std::uint32_t kv_head = head - a.n_heads - (is_value ? n_kv : 0);
   const std::uint64_t place = (std::uint64_t{page} * n_kv + kv_head) * page_tokens + position % page_tokens;
   float* scales = is_value ? a.kv.v_scale : a.kv.k_scale;
-  store_head<type>(y, dim, is_value ? a.kv.v : a.kv.k, place * dim,
-                   type == kv_type::e4m3 ? scales + place : nullptr);
+  store_head<type>(y, dim, is_value ? a.kv.v : a.kv.k, place * dim, type == kv_type::e4m3 ? scales + place : nullptr);
 }
 
 }  // namespace

@@ -34,7 +34,8 @@ BOOST_AUTO_TEST_CASE(embeddings_are_bit_exact_for_every_type) {
       device_array<std::byte> data(table);
       const embedding_table e{data.get(), type, table.size() / vocab, vocab, hidden};
       const std::vector<std::int32_t> last = {-1, 39, -1, 7};
-      device_array<input_token> tokens(std::vector<input_token>{0, 39, last_token_of(1), 5, last_token_of(3), 5, -9, -9, -9});
+      device_array<input_token> tokens(
+          std::vector<input_token>{0, 39, last_token_of(1), 5, last_token_of(3), 5, -9, -9, -9});
       device_array<std::int32_t> last_token(last), ids(max_tokens);
       device_array<float> h(std::size_t{max_tokens} * hidden);
       const auto number = test::count(n);
@@ -78,8 +79,8 @@ void check_norm(std::mt19937& rng, const norm_case& c, test::worst& worst) {
   device_array<std::uint32_t> dgather(gather);
   const auto number = test::count(n);
   device_array<std::uint8_t> out(std::size_t{max_tokens} * c.hidden * test::size_of(c.type));
-  const rms_norm_args args{dh,  c.bias ? dbias.get() : nullptr, dweight, offset, eps, out.get(), c.type, c.hidden,
-                           c.gather ? dgather.get() : nullptr};
+  const rms_norm_args args{dh,       c.bias ? dbias.get() : nullptr,    dweight, offset, eps, out.get(), c.type,
+                           c.hidden, c.gather ? dgather.get() : nullptr};
   const auto enqueue = [&](cudaStream_t s) {
     return c.centered ? layer_norm(args, c.bias ? dshift.get() : nullptr, number, max_tokens, s)
                       : rms_norm(args, number, max_tokens, s);
@@ -218,9 +219,20 @@ void check_rope(std::mt19937& rng, const rope_case& c, test::worst& worst) {
   device_array<std::uint32_t> dpositions(positions), dslots(token_slots), dtable(table);
   const auto number = test::count(n);
   const float eps = 1e-6f;
-  const rope_store_args args{qkv.get(), c.type, c.bias ? dbias.get() : nullptr, c.norms ? dq.get() : nullptr,
-                             c.norms ? dk.get() : nullptr, eps, drope, c.rope_dim, c.interleaved, c.n_heads,
-                             kv_pool{k.get(), v.get(), ks, vs, c.cache, c.n_kv, c.dim}, dpositions, dslots, dtable,
+  const rope_store_args args{qkv.get(),
+                             c.type,
+                             c.bias ? dbias.get() : nullptr,
+                             c.norms ? dq.get() : nullptr,
+                             c.norms ? dk.get() : nullptr,
+                             eps,
+                             drope,
+                             c.rope_dim,
+                             c.interleaved,
+                             c.n_heads,
+                             kv_pool{k.get(), v.get(), ks, vs, c.cache, c.n_kv, c.dim},
+                             dpositions,
+                             dslots,
+                             dtable,
                              table_pages};
   test::run([&](cudaStream_t s) { return rope_and_store(args, number, max_tokens, s); });
 
@@ -248,7 +260,8 @@ void check_rope(std::mt19937& rng, const rope_case& c, test::worst& worst) {
       z = y;
       for (std::uint32_t i = 0; i < c.rope_dim / 2 && !value; ++i) {
         const std::uint32_t a = c.interleaved ? 2 * i : i, b = c.interleaved ? 2 * i + 1 : i + c.rope_dim / 2;
-        const double cosine = rope[std::size_t{t} * c.rope_dim + 2 * i], sine = rope[std::size_t{t} * c.rope_dim + 2 * i + 1];
+        const double cosine = rope[std::size_t{t} * c.rope_dim + 2 * i],
+                     sine = rope[std::size_t{t} * c.rope_dim + 2 * i + 1];
         z[a] = y[a] * cosine - y[b] * sine;
         z[b] = y[b] * cosine + y[a] * sine;
       }
@@ -274,7 +287,8 @@ void check_rope(std::mt19937& rng, const rope_case& c, test::worst& worst) {
                               what << " scale " << scale << " for " << size / 448);
         for (std::uint32_t i = 0; i < c.dim; ++i) {
           const float have = e4m3_value(pool[place * c.dim + i]), exact = static_cast<float>(z[i] / scale);
-          const float below = nearest_e4m3(exact - 1e-3f * std::fabs(exact)), above = nearest_e4m3(exact + 1e-3f * std::fabs(exact));
+          const float below = nearest_e4m3(exact - 1e-3f * std::fabs(exact)),
+                      above = nearest_e4m3(exact + 1e-3f * std::fabs(exact));
           BOOST_REQUIRE_MESSAGE(have == nearest_e4m3(exact) || have == below || have == above,
                                 what << " code of " << exact << " is " << have);
         }
@@ -283,18 +297,18 @@ void check_rope(std::mt19937& rng, const rope_case& c, test::worst& worst) {
         const auto have = test::decode(stored, std::span(pool).subspan(place * c.dim * element, c.dim * element));
         for (std::uint32_t i = 0; i < c.dim; ++i) {
           const double unit = std::fabs(have[i] - z[i]) <= slack ? 0 : test::ulps(stored, have[i], z[i]);
-          BOOST_REQUIRE_MESSAGE(unit <= 1, what << (value ? " value " : " key ") << i << ": " << have[i] << " for " << z[i]);
+          BOOST_REQUIRE_MESSAGE(unit <= 1,
+                                what << (value ? " value " : " key ") << i << ": " << have[i] << " for " << z[i]);
         }
       }
     }
   for (std::size_t place = 0; place < kv_scales; ++place) {
     if (written[place]) continue;
     for (const auto* pool : {&out_k, &out_v})
-      BOOST_REQUIRE_MESSAGE(
-          (std::all_of(pool->begin() + static_cast<std::ptrdiff_t>(place * c.dim * element),
-                       pool->begin() + static_cast<std::ptrdiff_t>((place + 1) * c.dim * element),
-                       [](std::uint8_t b) { return b == 0xff; })),
-          what << ": a place of no token was written");
+      BOOST_REQUIRE_MESSAGE((std::all_of(pool->begin() + static_cast<std::ptrdiff_t>(place * c.dim * element),
+                                         pool->begin() + static_cast<std::ptrdiff_t>((place + 1) * c.dim * element),
+                                         [](std::uint8_t b) { return b == 0xff; })),
+                            what << ": a place of no token was written");
   }
 }
 

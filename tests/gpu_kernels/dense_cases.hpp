@@ -10,8 +10,8 @@ namespace troupe::test {
 
 inline constexpr kernels::dtype compute_types[] = {kernels::dtype::f32, kernels::dtype::f16, kernels::dtype::bf16};
 inline constexpr kernels::dtype block_types[] = {
-    kernels::dtype::q4_0, kernels::dtype::q4_1, kernels::dtype::q5_0,   kernels::dtype::q5_1,   kernels::dtype::q8_0,
-    kernels::dtype::q2_k, kernels::dtype::q3_k, kernels::dtype::q4_k,   kernels::dtype::q5_k,   kernels::dtype::q6_k,
+    kernels::dtype::q4_0,   kernels::dtype::q4_1,   kernels::dtype::q5_0, kernels::dtype::q5_1, kernels::dtype::q8_0,
+    kernels::dtype::q2_k,   kernels::dtype::q3_k,   kernels::dtype::q4_k, kernels::dtype::q5_k, kernels::dtype::q6_k,
     kernels::dtype::iq4_nl, kernels::dtype::iq4_xs, kernels::dtype::mxfp4};
 
 inline std::size_t size_of(kernels::dtype type) { return type == kernels::dtype::f32 ? 4 : 2; }

@@ -98,8 +98,8 @@ BOOST_AUTO_TEST_CASE(packing_keeps_every_value) {
           double sum = 0;
           for (std::uint32_t r = 0; r < packed::tiles(rows) * 16; ++r)
             for (std::uint32_t c = r < rows ? cols : 0; c < whole_cols; ++c)
-              sum += std::fabs(Form::value(
-                  packed.data() + packed::record_offset<Form>(r / 16, c / Form::cols, cols), r % 16, c % Form::cols));
+              sum += std::fabs(Form::value(packed.data() + packed::record_offset<Form>(r / 16, c / Form::cols, cols),
+                                           r % 16, c % Form::cols));
           BOOST_TEST(sum == 0.0, kernels::name(type) << " " << rows << " x " << cols << " padding");
           return 0;
         });
@@ -129,8 +129,7 @@ BOOST_AUTO_TEST_CASE(quantizing_stays_within_half_a_step) {
         for (std::uint32_t k = 0; k < cols; ++k) row_max = std::max(row_max, std::fabs(x[std::size_t{r} * cols + k]));
         // Half a step, and what rounding scale and minimum to f16 moves the far end of the range.
         double bound = 0;
-        if (form == packed_form::u4)
-          bound = (*high - *low) / 30 + (*high - *low) * 0x1p-11 + std::fabs(*low) * 0x1p-11;
+        if (form == packed_form::u4) bound = (*high - *low) / 30 + (*high - *low) * 0x1p-11 + std::fabs(*low) * 0x1p-11;
         if (form == packed_form::i8) bound = std::max(-*low, *high) * (1.0 / 254 + 0x1p-11);
         if (form == packed_form::f8) bound = std::max(std::fabs(x[i]) / 16.0, row_max / 448.0 * 0x1p-10);
         const double error = std::fabs(have[i] - x[i]);
