@@ -29,8 +29,15 @@ int exit_code_of(const std::error_code& code) {
 void add_engine_options(CLI::App& command, engine_options& o) {
   command.add_option("model", o.model, "a .gguf file, a directory with safetensors, or a name in the model folder")
       ->type_name("MODEL");
-  command.add_option("--device", o.device, "where to compute")
-      ->check(CLI::IsMember({"auto", "cpu"}))
+  command.add_option("--device", o.device, "where to compute: auto (the first GPU, else the CPU), cpu, cuda, cuda:N")->capture_default_str();
+  command.add_option("--dtype", o.dtype, "what to compute in; the CPU knows float32 only")
+      ->check(CLI::IsMember({"auto", "bfloat16", "float16", "float32"}))
+      ->capture_default_str();
+  command.add_option("--quantization", o.quantization, "pack unquantized weights at load (GPU)")->check(CLI::IsMember({"int8", "int4", "fp8"}));
+  command.add_flag("--deterministic", o.deterministic, "the same bits whatever runs beside a request, at a price on a GPU; the CPU always does");
+  command.add_flag("--enforce-eager", o.enforce_eager, "no captured graphs (GPU)");
+  command.add_option("--gpu-memory-utilization", o.gpu_memory_utilization, "share of a GPU's free memory that may be taken")
+      ->check(CLI::Range(0.05, 1.0))
       ->capture_default_str();
   command.add_option("-t,--threads", o.threads, "compute threads (0: one per core)")->check(CLI::Range(0, 1024));
   command.add_option("--max-model-len", o.max_model_len, "tokens of one sequence, prompt and answer (0: the model's context)");
@@ -38,7 +45,7 @@ void add_engine_options(CLI::App& command, engine_options& o) {
   command.add_option("--max-num-batched-tokens", o.max_num_batched_tokens, "tokens in one step (0: chosen)");
   command.add_option("--kv-cache-memory-bytes", o.kv_cache_memory_bytes, "memory for the KV cache (0: chosen)");
   command.add_option("--kv-cache-dtype", o.kv_cache_dtype, "type of the KV cache")
-      ->check(CLI::IsMember({"auto", "f16", "f32", "bf16"}))
+      ->check(CLI::IsMember({"auto", "f16", "f32", "bf16", "fp8"}))
       ->capture_default_str();
   command.add_option("--chat-template", o.chat_template, "a file with a Jinja chat template instead of the model's own");
   command.add_flag("--reference", o.reference, "compute in plain scalar float32: slow, exact, for comparisons");

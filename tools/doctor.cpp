@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "actors/rank/backends.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "src/model/locate.hpp"
 #include "tools/cli.hpp"
@@ -64,7 +65,9 @@ int run() {
   std::printf("huge pages   %s\n", pages.empty() ? "not offered" : pages.c_str());
   const std::size_t size = 256u << 20;
   std::printf("bandwidth    %.1f GB/s on 1 thread, %.1f GB/s on %u (reads of 256 MiB)\n", read_bandwidth(1, size), read_bandwidth(cores, size), cores);
-  std::printf("GPU          none: this build computes on the CPU\n");
+  const auto gpus = rank::gpus();
+  for (const std::string& gpu : gpus) std::printf("GPU          %s\n", gpu.c_str());
+  if (gpus.empty()) std::printf("GPU          none that this build can use\n");
   const auto model = model::locate_model("");
   std::printf("model        %s\n", model ? model->c_str() : model.error().message.c_str());
   return model ? 0 : 1;

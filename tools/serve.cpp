@@ -134,6 +134,7 @@ void add_serve(CLI::App& app, int& exit_code) {
   c->add_option("--max-body-bytes", a->server.max_body_bytes, "longest request body")->capture_default_str();
   c->add_option("--stream-buffer", a->engine.stream_buffer, "tokens a stream may be ahead of its reader")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   c->add_option("--stall-seconds", a->engine.stall_seconds, "a stream whose reader stands still this long is cancelled")->capture_default_str();
+  c->add_flag("--warm-up", a->engine.warm_up, "capture all graphs before the first request (GPU)");
   c->add_option("--http-threads", a->server.threads, "threads for sockets")->check(CLI::Range(1, 64))->capture_default_str();
   c->add_option("--text-threads", a->engine.text_threads, "threads for tokenizing")->check(CLI::Range(1, 64))->capture_default_str();
   c->add_flag("--fold-threads", a->engine.fold_threads, "tokenizing and scheduling on one thread, for one or two cores");

@@ -8,8 +8,8 @@
 
 /// A rank: executes plans in order of their number and answers each.
 ///
-/// Owns: the backend. Thread: its loop, on which a CPU backend computes. Invariants: a plan whose number is not the last
-/// one's plus one is refused; after a failure, or once it was given up, nothing is executed any more.
+/// Owns: the backend. Thread: its loop, on which a CPU backend computes. Invariants: a plan whose number is not the
+/// last one's plus one is refused; after a failure, or once it was given up, nothing is executed any more.
 namespace troupe::rank {
 
 /// Where a rank's messages go: to the scheduler, and a failure to the supervisor too.
@@ -32,8 +32,8 @@ class rank_actor {
   rank_actor(std::uint32_t rank, std::unique_ptr<model::backend> backend);
 
   void on(step_plan&&, outbox&);
-  /// Looks once whether the oldest plan on the device is done. True: there is more to look at; the loop calls again, messages
-  /// in between. Never throws what `failed` would have to tell: a failure is told here.
+  /// Looks once whether the oldest plan on the device is done. True: there is more to look at; the loop calls again,
+  /// messages in between. Never throws what `failed` would have to tell: a failure is told here.
   bool advance(outbox&);
   void failed(message&, std::exception_ptr, outbox&);
 

@@ -86,7 +86,7 @@ result<made_backend> make_backend(const engine_options& o, std::shared_ptr<const
                                   std::shared_ptr<model::sink_table> sinks) {
   if (auto ok = check_device(o.device); !ok) return ok.take_error();
   std::optional<int> ordinal = cuda_ordinal(o.device);
-  if (o.device == "auto" && !o.reference && has_gpu()) ordinal = 0;
+  if (o.device == "auto" && !o.reference && !gpus().empty()) ordinal = 0;
   if (!ordinal) return make_cpu(o, std::move(m), std::move(sinks));
   if (o.reference)
     return failure(errc::invalid_argument, "the reference path computes on the CPU: leave the device out");

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <troupe/options.hpp>
 
@@ -28,8 +29,9 @@ result<made_backend> make_backend(const engine_options&, std::shared_ptr<const m
 /// "cpu", "cuda:1" and so on, checked for form only. Errors: invalid_argument.
 result<void> check_device(const std::string& device);
 
-/// In a build without CUDA: whether there are cards (no), and why one cannot be used.
-bool has_gpu();
+/// A line for each card that can be used, by ordinal; empty where there is none or the build has no CUDA.
+std::vector<std::string> gpus();
+/// The GPU's part of make_backend; in a build without CUDA says so.
 result<made_backend> make_gpu(const engine_options&, int ordinal, std::shared_ptr<const model::model>,
                               std::shared_ptr<model::sink_table> sinks);
 

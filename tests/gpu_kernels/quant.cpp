@@ -130,7 +130,8 @@ BOOST_AUTO_TEST_CASE(products_are_near_the_exact_ones) {
               }
               BOOST_TEST(test::untouched(bytes, std::size_t{n} * ld_y * test::size_of(y_type)), what);
               const double error = test::relative_error(std::span<const float>(have), want);
-              const double bound = y_type == dtype::f32 ? 5e-5 : 3e-3;
+              // 3e-3 is what rounding leaves on average; of a few outputs one may lie half a unit of bf16 away.
+              const double bound = y_type == dtype::f32 ? 5e-5 : rows * n < 64 ? 0x1p-8 + 5e-5 : 3e-3;
               BOOST_TEST(error <= bound, what << " to " << name(y_type) << ": " << error);
               (y_type == dtype::f32 ? f32_out : rounded_out).see(error, what);
             }

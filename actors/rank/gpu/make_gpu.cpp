@@ -60,7 +60,14 @@ result<gpu::gpu_options> gpu_options_of(const engine_options& o, int ordinal, co
 
 }  // namespace
 
-bool has_gpu() { return !gpu::devices().empty(); }
+std::vector<std::string> gpus() {
+  std::vector<std::string> out;
+  for (const gpu::device_info& d : gpu::devices())
+    out.push_back("cuda:" + std::to_string(d.ordinal) + " " + d.name + ", compute capability " +
+                  std::to_string(d.major) + "." + std::to_string(d.minor) + ", " + std::to_string(d.n_sms) +
+                  " processors, " + std::to_string(d.total_bytes >> 20) + " MiB");
+  return out;
+}
 
 result<made_backend> make_gpu(const engine_options& o, int ordinal, std::shared_ptr<const model::model> m,
                               std::shared_ptr<model::sink_table> sinks) {

@@ -2,7 +2,7 @@
 
 namespace troupe::rank {
 
-bool has_gpu() { return false; }
+std::vector<std::string> gpus() { return {}; }
 
 result<made_backend> make_gpu(const engine_options& o, int, std::shared_ptr<const model::model>,
                               std::shared_ptr<model::sink_table>) {
