@@ -144,7 +144,6 @@ void add_serve(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   c->add_option("--cors-origin", a->server.cors_origin, "value of Access-Control-Allow-Origin");
   c->add_option("--drain-seconds", a->drain_seconds, "how long running requests may go on after SIGTERM")->capture_default_str();
-  c->add_flag_function("--deterministic", [](std::int64_t) {}, "results never depend on what else runs: on the CPU that is always so");
   c->add_option("--inject-fault", a->engine.inject_fault,
                 "a fault on purpose, to see how a deployment takes it: step=N:fail, step=N:no-memory, step=N:slow=500ms, "
                 "step=N+:slow=500ms (from N on), step=N:hang (device), step=N:freeze (thread)")
