@@ -26,7 +26,20 @@ int exit_code_of(const std::error_code& code) {
   }
 }
 
+namespace {
+
+/// Beside the model folder's default; empty where there is no home.
+std::string default_plan_file() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  if (cache && *cache) return std::string(cache) + "/troupe/gpu-plans.txt";
+  return home && *home ? std::string(home) + "/.cache/troupe/gpu-plans.txt" : std::string();
+}
+
+}  // namespace
+
 void add_engine_options(CLI::App& command, engine_options& o) {
+  o.gpu_plan_file = default_plan_file();
   command.add_option("model", o.model, "a .gguf file, a directory with safetensors, or a name in the model folder")
       ->type_name("MODEL");
   command.add_option("--device", o.device, "where to compute: auto (the first GPU, else the CPU), cpu, cuda, cuda:N")->capture_default_str();
@@ -36,6 +49,7 @@ void add_engine_options(CLI::App& command, engine_options& o) {
   command.add_option("--quantization", o.quantization, "pack unquantized weights at load (GPU)")->check(CLI::IsMember({"int8", "int4", "fp8"}));
   command.add_flag("--deterministic", o.deterministic, "the same bits whatever runs beside a request, at a price on a GPU; the CPU always does");
   command.add_flag("--enforce-eager", o.enforce_eager, "no captured graphs (GPU)");
+  command.add_option("--gpu-plan-file", o.gpu_plan_file, "where timed choices of GPU kernels are kept between runs");
   command.add_option("--gpu-memory-utilization", o.gpu_memory_utilization, "share of a GPU's free memory that may be taken")
       ->check(CLI::Range(0.05, 1.0))
       ->capture_default_str();

@@ -15,6 +15,7 @@ struct engine_options {
   bool deterministic = false;               ///< on a GPU: the same bits whatever runs beside a request (the CPU always does)
   bool enforce_eager = false;               ///< on a GPU: no captured graphs
   bool warm_up = false;                     ///< on a GPU: capture all graphs at start, not when a size is first met
+  std::string gpu_plan_file;                ///< where timed choices of GPU kernels are kept between runs; empty: nowhere
   double gpu_memory_utilization = 0.9;      ///< share of the free memory that a GPU rank may take
   std::uint32_t threads = 0;                ///< compute threads of a CPU rank
   std::uint32_t max_model_len = 0;          ///< tokens of one sequence; 0: the model's context, as far as the cache holds it

@@ -33,6 +33,8 @@ loaded load() {
   look_up(handle, "cublasLtGetStatusString", l.library.status_string, l.problem);
   look_up(handle, "cublasLtMatmul", l.library.matmul, l.problem);
   look_up(handle, "cublasLtMatmulAlgoGetHeuristic", l.library.heuristic, l.problem);
+  look_up(handle, "cublasLtMatmulAlgoCheck", l.library.algo_check, l.problem);
+  look_up(handle, "cublasLtGetVersion", l.library.version, l.problem);
   look_up(handle, "cublasLtMatmulDescCreate", l.library.descriptor_create, l.problem);
   look_up(handle, "cublasLtMatmulDescDestroy", l.library.descriptor_destroy, l.problem);
   look_up(handle, "cublasLtMatmulDescSetAttribute", l.library.descriptor_set, l.problem);

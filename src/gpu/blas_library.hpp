@@ -13,6 +13,8 @@ struct blas_library {
   decltype(&cublasLtGetStatusString) status_string;
   decltype(&cublasLtMatmul) matmul;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
+  decltype(&cublasLtMatmulAlgoCheck) algo_check;
+  decltype(&cublasLtGetVersion) version;
   decltype(&cublasLtMatmulDescCreate) descriptor_create;
   decltype(&cublasLtMatmulDescDestroy) descriptor_destroy;
   decltype(&cublasLtMatmulDescSetAttribute) descriptor_set;

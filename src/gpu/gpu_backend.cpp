@@ -298,6 +298,7 @@ result<void> gpu_backend::kernels_of(const bucket& b, const step_layout& l, std:
 
 /// One graph per set of pinned memory: its addresses are part of a graph.
 result<void> gpu_backend::capture(const bucket& b) {
+  if (auto ok = decoder_->tune(b, stream_); !ok) return ok;
   const step_layout l = step_layout_of(b, decoder_->attention_shape(b));
   for (std::uint32_t turn = 0; turn < turns; ++turn) {
     if (graphs_.contains({b, turn})) continue;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "src/base/log.hpp"
 #include "src/format/dequantize.hpp"
 
 namespace troupe::gpu {
@@ -78,6 +79,7 @@ result<std::unique_ptr<gpu_decoder>> gpu_decoder::make(std::shared_ptr<const mod
   auto p =
       products::make(o.compute, o.deterministic, base + at.workspace, products::workspace_bytes, base + at.dequantized);
   if (!p) return p.take_error();
+  if (!o.plan_file.empty()) p->read_choices(o.plan_file);
   std::unique_ptr<gpu_decoder> d(new gpu_decoder(std::move(m), s, o, std::move(w), std::move(*p), at, base, n_sms));
   std::vector<float> divisors;
   if (const format::tensor_view* t = d->model_->weights.find(model::tensor_role::rope_divisors)) {
@@ -212,6 +214,37 @@ void gpu_decoder::layer(checked& ok, std::uint32_t i, const bucket& b, const ste
                          stream),
      "gated_activation");
   ok(products_.run(w.down, {activated_, h_, dtype::f32, c_.hidden, true}, n, b.tokens, stream));
+}
+
+result<void> gpu_decoder::tune(const bucket& b, cudaStream_t stream) {
+  std::uint32_t* const count = constants_ + 1;
+  checked ok;
+  ok(cudaStreamSynchronize(stream), "cudaStreamSynchronize")(
+      cudaMemcpy(count, &b.tokens, sizeof b.tokens, cudaMemcpyHostToDevice), "cudaMemcpy");
+  const dtype type = options_.compute;
+  const auto tune_all = [&](linear layer_weights::*which, const product& p) {
+    std::vector<const linear*> layers;
+    for (const layer_weights& w : weights_.layers) {
+      const linear& l = w.*which;
+      // A file may store some layers otherwise; they are other products.
+      const auto alike = [](const linear_part& x, const linear_part& y) { return x.packed.form == y.packed.form; };
+      if (layers.empty() || std::ranges::equal(l.parts, layers.front()->parts, alike))
+        layers.push_back(&l);
+    }
+    ok(products_.tune(layers, p, count, b.tokens, stream));
+  };
+  const layer_weights& w = weights_.layers.front();
+  tune_all(&layer_weights::qkv, {normed_, qkv_, type, w.qkv.rows});
+  tune_all(&layer_weights::o, {attended_, h_, dtype::f32, c_.hidden, true});
+  tune_all(&layer_weights::gate_up, {normed_, gate_up_, type, w.gate_up.rows});
+  tune_all(&layer_weights::down, {activated_, h_, dtype::f32, c_.hidden, true});
+  if (b.draws > 0) {
+    const linear* const head[] = {&weights_.head};
+    ok(products_.tune(head, {normed_, logits_, dtype::f32, c_.vocab}, count, b.draws, stream));
+  }
+  if (!options_.plan_file.empty() && ok.ok())
+    if (auto kept = products_.write_choices(options_.plan_file); !kept) log().warn("{}", kept.error().message);
+  return ok.take();
 }
 
 result<void> gpu_decoder::head(std::uint32_t first, std::uint32_t n, const std::uint32_t* count, cudaStream_t stream) {

@@ -34,6 +34,8 @@ class gpu_decoder {
                        cudaStream_t);
   /// Logits of outputs [first, first + n) of the last forward pass, for *count of them: [n][vocab] f32.
   result<void> head(std::uint32_t first, std::uint32_t n, const std::uint32_t* count, cudaStream_t);
+  /// Chooses the products' kernels for decode steps of this size by timing; overwrites what a step computes and waits.
+  result<void> tune(const bucket&, cudaStream_t);
   /// Logits rows [0, n) of the buffer.
   float* logits() const { return logits_; }
   std::uint32_t* page_table() const { return page_table_; }

@@ -100,12 +100,20 @@ result<void> products::blas(const choice& c, const void* weight, const product& 
 
 result<void> products::dense(const linear_part& part, std::uint32_t cols, const void* weight, const product& p,
                              const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t stream) {
-  void* const y = shifted(p.y, p.y_type, part.first_row);
-  if (!deterministic_) {
-    auto c = plan({max_tokens, part.rows, cols, p.ld_y, compute_, p.y_type, p.accumulate});
-    if (!c) return c.take_error();
-    if (!(*c)->own) return blas(**c, weight, p, y, stream);
+  if (deterministic_) {
+    choice own(nullptr);
+    own.own = true;
+    return launch(own, part, cols, weight, p, n, max_tokens, stream);
   }
+  auto c = plan({max_tokens, part.rows, cols, p.ld_y, compute_, p.y_type, p.accumulate});
+  if (!c) return c.take_error();
+  return launch(**c, part, cols, weight, p, n, max_tokens, stream);
+}
+
+result<void> products::launch(const choice& c, const linear_part& part, std::uint32_t cols, const void* weight,
+                              const product& p, const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t stream) {
+  void* const y = shifted(p.y, p.y_type, part.first_row);
+  if (!c.own) return blas(c, weight, p, y, stream);
   return check(kernels::gpu::matmul({weight, p.x, compute_, part.rows, cols, y, p.y_type, p.ld_y, p.accumulate}, n,
                                     max_tokens, stream),
                "matmul");

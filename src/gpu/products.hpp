@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "kernels/common/dtype.hpp"
@@ -43,6 +44,19 @@ class products {
   /// few tokens, and always in deterministic mode; else into scratch first.
   result<void> run(const linear&, const product&, const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t);
 
+  /// Times, for the unpacked parts of these alike layers, what cuBLASLt offers for steps of max_tokens and our own
+  /// kernel, and keeps the fastest; layers are taken in turn so that weights come from memory as in a step. Overwrites
+  /// y and waits for the stream. *n must be max_tokens. Nothing to do in deterministic mode, or where the choice is
+  /// known.
+  result<void> tune(std::span<const linear* const> layers, const product&, const std::uint32_t* n,
+                    std::uint32_t max_tokens, cudaStream_t);
+
+  /// Choices of an earlier run on this card with this cuBLASLt; lines that do not fit are passed over. A choice is a
+  /// matter of speed only, so a missing or damaged file is no error.
+  void read_choices(const std::string& path);
+  /// All choices made so far; replaces the file. Errors: io_failed.
+  result<void> write_choices(const std::string& path) const;
+
   static constexpr std::uint64_t workspace_bytes = 32u << 20;
 
  private:
@@ -50,7 +64,8 @@ class products {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
-    bool own = false;  ///< our kernel instead
+    bool own = false;    ///< our kernel instead
+    bool timed = false;  ///< else it is the heuristic's first
     const blas_library* lt;
     explicit choice(const blas_library* library) : lt(library) {}
     ~choice();
@@ -60,9 +75,14 @@ class products {
   result<choice*> plan(const product_shape&);
   result<void> describe(const product_shape&, choice&);
   result<std::vector<cublasLtMatmulHeuristicResult_t>> candidates(const choice&, int most);
+  result<float> time(const choice&, std::span<const linear* const> layers, std::size_t part, const product&,
+                     const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t);
   result<void> blas(const choice&, const void* weight, const product&, void* y, cudaStream_t);
   result<void> dense(const linear_part&, std::uint32_t cols, const void* weight, const product&, const std::uint32_t* n,
                      std::uint32_t max_tokens, cudaStream_t);
+  result<void> launch(const choice&, const linear_part&, std::uint32_t cols, const void* weight, const product&,
+                      const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t);
+  std::string signature() const;  ///< what a file's choices are good for
 
   kernels::dtype compute_ = kernels::dtype::bf16;
   bool deterministic_ = false;

@@ -23,7 +23,7 @@ struct scheduler_options {
   bool by_priority = true;               ///< false: request_record::priority is ignored (first come, first served)
   std::uint32_t max_batched_tokens = 0;  ///< tokens in one step; 0: what the ranks allow
   std::uint32_t min_chunk = 64;          ///< a prompt shares a step with others only down to this chunk
-  time_ns step_budget = 100'000'000;     ///< device time of a step that has decode rows, see stall_bound; 0: no limit
+  time_ns step_budget = 50'000'000;      ///< device time of a step that has decode rows, see stall_bound; 0: no limit
   double watermark = 0.01;               ///< share of the pages that an admission leaves free for running sequences
   bool warm_up = false;                  ///< have all graphs captured before the first step
   bool prefix_cache = false;             ///< look prompts up in the cache and publish what is computed
