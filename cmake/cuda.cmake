@@ -34,6 +34,7 @@ function(troupe_gpu_kernels)
   add_library(troupe_kernels_gpu STATIC ${sources})
   target_include_directories(troupe_kernels_gpu PUBLIC ${CMAKE_SOURCE_DIR})
   target_link_libraries(troupe_kernels_gpu PUBLIC CUDA::cudart_static)
-  set_target_properties(troupe_kernels_gpu PROPERTIES CUDA_ARCHITECTURES "${TROUPE_CUDA_ARCHITECTURES}" LINKER_LANGUAGE CXX)
+  set_target_properties(troupe_kernels_gpu PROPERTIES CUDA_ARCHITECTURES "${TROUPE_CUDA_ARCHITECTURES}" LINKER_LANGUAGE CXX
+                        CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
   target_compile_options(troupe_kernels_gpu PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -fmad=false>)
 endfunction()

@@ -97,7 +97,7 @@ double scheduler::prompt_time() const {
   const double spent = costs_.predict(next_.shape);
   // No stream waits for a step without decode rows, only new arrivals do.
   if (next_.rows.empty()) return 4 * budget - spent;
-  return std::max(budget, 2 * spent) - spent;
+  return std::max(budget, decode_stretch * spent) - spent;
 }
 
 void scheduler::plan_prompts() {

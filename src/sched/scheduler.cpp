@@ -424,7 +424,7 @@ time_ns scheduler::stall_bound() const {
   for (const sequence* s : running_)
     if (s->decodes()) decodes.add(s->computed, 1);
   smallest.add(shape_.max_model_len, page_tokens);
-  return static_cast<time_ns>(std::max(static_cast<double>(options_.step_budget), 2 * costs_.predict(decodes)) +
+  return static_cast<time_ns>(std::max(static_cast<double>(options_.step_budget), decode_stretch * costs_.predict(decodes)) +
                               costs_.predict(smallest) - costs_.fixed());
 }
 

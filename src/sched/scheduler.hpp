@@ -18,6 +18,9 @@
 
 namespace troupe::sched {
 
+/// How much longer prompts may make a step whose decode rows alone fill the budget.
+inline constexpr double decode_stretch = 1.5;
+
 struct scheduler_options {
   std::vector<token_id> eos_tokens;
   bool by_priority = true;               ///< false: request_record::priority is ignored (first come, first served)
