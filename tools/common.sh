@@ -30,13 +30,17 @@ install_packages() {
 }
 
 # configure PRESET: once; later only what has changed.
+# Of the GPU backend, where there is a CUDA toolkit, only what the card here runs is compiled; without a card, for one kind, to see
+# that it compiles. TROUPE_CUDA_ARCHITECTURES says otherwise (cmake/cuda.cmake has the list of a release).
 configure() {
   local preset=$1
+  local cards=${TROUPE_CUDA_ARCHITECTURES:-}
+  [ -n "$cards" ] || { nvidia-smi -L 2>/dev/null | grep -q '^GPU' && cards=native || cards=90a-real; }
   local launcher=()
   command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
   if [ ! -f "$root/build/$preset/build.ninja" ]; then
     say "configuring ($preset)"
-    (cd "$root" && cmake --preset "$preset" "${launcher[@]}" ${TROUPE_CUDA_ARCHITECTURES:+-DTROUPE_CUDA_ARCHITECTURES="$TROUPE_CUDA_ARCHITECTURES"} >"$root/build-$preset.log" 2>&1) ||
+    (cd "$root" && cmake --preset "$preset" "${launcher[@]}" -DTROUPE_CUDA_ARCHITECTURES="$cards" >"$root/build-$preset.log" 2>&1) ||
       { cat "$root/build-$preset.log" >&2; die "cmake could not configure preset '$preset'; its output is above"; }
     rm -f "$root/build-$preset.log"
   fi

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <thread>
 #include <vector>
 
 #include "src/base/log.hpp"
@@ -22,7 +23,8 @@ namespace {
 using clock = std::chrono::steady_clock;
 
 constexpr std::uint32_t turns = slot_admissions::turns;  // sets of pinned memory, more than plans in flight
-constexpr std::uint32_t polls_per_query = 64;            // the pinned word gives latency, the query gives errors
+constexpr auto leave_limit = std::chrono::seconds(1);
+constexpr std::uint32_t polls_per_query = 64;  // the pinned word gives latency, the query gives errors
 
 /// One plan on its way.
 struct flight {
@@ -41,6 +43,10 @@ class gpu_backend final : public model::backend {
   gpu_backend(const model::rank_shape& shape, const gpu_options& o, std::shared_ptr<model::sink_table> sinks,
               std::uint32_t window)
       : shape_(shape), options_(o), sinks_(std::move(sinks)), slots_(shape, window) {}
+
+  /// Waits a moment for a step that is still on the card. One that hangs there keeps the memory it uses: freeing would
+  /// wait for it, and whoever destroys a lost rank must not hang with it.
+  ~gpu_backend() override;
 
   result<void> take(std::shared_ptr<const model::model>, device_weights, const rank_space&, std::uint32_t n_sms);
 
@@ -126,6 +132,25 @@ result<void> gpu_backend::take(std::shared_ptr<const model::model> m, device_wei
   if (!s) return s.take_error();
   stream_ = std::move(*s);
   return check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+}
+
+gpu_backend::~gpu_backend() {
+  if (!stream_ || flights_.empty()) return;
+  const clock::time_point limit = clock::now() + leave_limit;
+  cudaError_t state = cudaErrorNotReady;
+  while ((state = cudaStreamQuery(stream_)) == cudaErrorNotReady && clock::now() < limit)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  if (state != cudaErrorNotReady) return;
+  log().critical("a step hangs on device {}: its memory is left behind", options_.device);
+  struct left_behind {
+    memory device, pinned, logits;
+    stream used;
+    std::unique_ptr<gpu_decoder> decoder;
+    std::unique_ptr<slot_admissions> admissions;
+    std::map<captured, graph_exec> graphs;
+  };
+  new left_behind{std::move(device_),  std::move(pinned_),     std::move(logits_host_), std::move(stream_),
+                  std::move(decoder_), std::move(admissions_), std::move(graphs_)};
 }
 
 gpu_backend::pinned_turn gpu_backend::turn_of(std::uint32_t turn) const {
