@@ -61,4 +61,22 @@ result<weight_table> weight_table::resolve(std::shared_ptr<const format::tensor_
   return table;
 }
 
+result<weight_table> weight_table::mapped(const view_change& change) const {
+  weight_table out;
+  out.source_ = source_;
+  out.views_ = views_;
+  out.views_[static_cast<std::size_t>(tensor_role::head)] = &head();
+  auto own = std::make_shared<std::vector<format::tensor_view>>();
+  own->reserve(out.views_.size());  // addresses stay
+  for (std::size_t i = 0; i < out.views_.size(); ++i) {
+    if (!out.views_[i]) continue;
+    auto view = change(static_cast<tensor_role>(i % n_tensor_roles), *out.views_[i]);
+    if (!view) return view.take_error();
+    out.bytes_ += view->data.size();
+    out.views_[i] = &own->emplace_back(*view);
+  }
+  out.own_ = std::move(own);
+  return out;
+}
+
 }  // namespace troupe::model

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -32,8 +33,13 @@ class weight_table {
   static result<weight_table> resolve(std::shared_ptr<const format::tensor_source>, const family&, file_form,
                                       const model_config&);
 
+  using view_change = std::function<result<format::tensor_view>(tensor_role, const format::tensor_view&)>;
+  /// A table of changed views onto the same source. The head is a view of its own, also where it was the embedding.
+  result<weight_table> mapped(const view_change&) const;
+
  private:
   std::shared_ptr<const format::tensor_source> source_;
+  std::shared_ptr<const std::vector<format::tensor_view>> own_;  // of a mapped table; else the source's
   std::vector<const format::tensor_view*> views_;  // [1 + n_layers][role]
   std::uint64_t bytes_ = 0;
 };
