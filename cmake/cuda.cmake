@@ -15,6 +15,8 @@ if(TROUPE_CUDA AND NOT TROUPE_SANITIZE)
     find_package(CUDAToolkit 12.8)
     if(CUDAToolkit_FOUND AND TARGET CUDA::cublasLt)
       set(TROUPE_HAS_CUDA ON)
+      # NCCL is loaded at run time; only its header is needed here.
+      find_path(TROUPE_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
       # CMake 3.25 does not know how to ask nvcc for C++20.
       set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
       set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")

@@ -12,6 +12,7 @@ struct embedding_table {
                ///< by row)
   std::uint64_t row_bytes;
   std::uint32_t vocab, hidden;
+  std::uint32_t first_row = 0;  ///< the id of row 0; tokens outside [first_row, first_row + vocab) give zeros
 };
 
 /// h[t] = scale * table[token t]; literal ids, or last_token[slot] for last_token_of(slot). Ids are checked by the

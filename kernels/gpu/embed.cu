@@ -33,10 +33,12 @@ __global__ void embed_kernel(embedding_table table, const input_token* tokens, c
   const input_token input = tokens[t];
   const std::int32_t id = input >= 0 ? input : last_token[-1 - input];
   if (token_ids != nullptr && blockIdx.y == 0 && threadIdx.x == 0) token_ids[t] = id;
-  const std::byte* row = static_cast<const std::byte*>(table.data) + std::uint64_t(id) * table.row_bytes;
+  const std::uint32_t at = static_cast<std::uint32_t>(id) - table.first_row;
+  const bool here = at < table.vocab;
+  const std::byte* row = static_cast<const std::byte*>(table.data) + std::uint64_t{here ? at : 0} * table.row_bytes;
   float* out = h + std::uint64_t{t} * table.hidden;
   for (std::uint32_t i = blockIdx.y * embed_threads + threadIdx.x; i < table.hidden; i += gridDim.y * embed_threads)
-    out[i] = scale * Row::element(row, i);
+    out[i] = here ? scale * Row::element(row, i) : 0.0f;
 }
 
 }  // namespace

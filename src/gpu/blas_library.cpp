@@ -1,8 +1,8 @@
 #include "src/gpu/blas_library.hpp"
 
-#include <dlfcn.h>
-
 #include <string>
+
+#include "src/gpu/dynamic_library.hpp"
 
 namespace troupe::gpu {
 namespace {
@@ -12,37 +12,26 @@ struct loaded {
   std::string problem;
 };
 
-template <class F>
-void look_up(void* handle, const char* name, F& f, std::string& problem) {
-  f = reinterpret_cast<F>(dlsym(handle, name));
-  if (!f && problem.empty()) problem = std::string("it has no ") + name;
-}
-
 loaded load() {
   loaded l;
   // The version of the headers: its structures are what the calls take.
-  const std::string name = "libcublasLt.so." + std::to_string(CUBLAS_VER_MAJOR);
-  void* const handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!handle) {
-    const char* const why = dlerror();
-    l.problem = why ? why : name;
-    return l;
-  }
-  look_up(handle, "cublasLtCreate", l.library.create, l.problem);
-  look_up(handle, "cublasLtDestroy", l.library.destroy, l.problem);
-  look_up(handle, "cublasLtGetStatusString", l.library.status_string, l.problem);
-  look_up(handle, "cublasLtMatmul", l.library.matmul, l.problem);
-  look_up(handle, "cublasLtMatmulAlgoGetHeuristic", l.library.heuristic, l.problem);
-  look_up(handle, "cublasLtMatmulAlgoCheck", l.library.algo_check, l.problem);
-  look_up(handle, "cublasLtGetVersion", l.library.version, l.problem);
-  look_up(handle, "cublasLtMatmulDescCreate", l.library.descriptor_create, l.problem);
-  look_up(handle, "cublasLtMatmulDescDestroy", l.library.descriptor_destroy, l.problem);
-  look_up(handle, "cublasLtMatmulDescSetAttribute", l.library.descriptor_set, l.problem);
-  look_up(handle, "cublasLtMatrixLayoutCreate", l.library.layout_create, l.problem);
-  look_up(handle, "cublasLtMatrixLayoutDestroy", l.library.layout_destroy, l.problem);
-  look_up(handle, "cublasLtMatmulPreferenceCreate", l.library.preference_create, l.problem);
-  look_up(handle, "cublasLtMatmulPreferenceDestroy", l.library.preference_destroy, l.problem);
-  look_up(handle, "cublasLtMatmulPreferenceSetAttribute", l.library.preference_set, l.problem);
+  dynamic_library file("libcublasLt.so." + std::to_string(CUBLAS_VER_MAJOR));
+  file.look_up("cublasLtCreate", l.library.create);
+  file.look_up("cublasLtDestroy", l.library.destroy);
+  file.look_up("cublasLtGetStatusString", l.library.status_string);
+  file.look_up("cublasLtMatmul", l.library.matmul);
+  file.look_up("cublasLtMatmulAlgoGetHeuristic", l.library.heuristic);
+  file.look_up("cublasLtMatmulAlgoCheck", l.library.algo_check);
+  file.look_up("cublasLtGetVersion", l.library.version);
+  file.look_up("cublasLtMatmulDescCreate", l.library.descriptor_create);
+  file.look_up("cublasLtMatmulDescDestroy", l.library.descriptor_destroy);
+  file.look_up("cublasLtMatmulDescSetAttribute", l.library.descriptor_set);
+  file.look_up("cublasLtMatrixLayoutCreate", l.library.layout_create);
+  file.look_up("cublasLtMatrixLayoutDestroy", l.library.layout_destroy);
+  file.look_up("cublasLtMatmulPreferenceCreate", l.library.preference_create);
+  file.look_up("cublasLtMatmulPreferenceDestroy", l.library.preference_destroy);
+  file.look_up("cublasLtMatmulPreferenceSetAttribute", l.library.preference_set);
+  l.problem = file.problem();
   return l;
 }
 

@@ -50,7 +50,26 @@ dtype natural_compute_type(const model::model& m) {
   return m.weights.find(tensor_role::q, 0)->type == dtype::f16 ? dtype::f16 : dtype::bf16;
 }
 
-result<device_weights> device_weights::plan(std::shared_ptr<const model::model> m, const gpu_options& o) {
+result<model::shard> shard_of(const model::model& whole, const model::group_place& place) {
+  const auto& c = whole.config;
+  std::uint32_t ffn_unit = 32;  // the packed forms' group
+  for (std::uint32_t i = 0; i < c.n_layers; ++i)
+    ffn_unit = std::max(ffn_unit, kernels::traits(whole.weights.find(tensor_role::down, i)->type).block_elements);
+  auto s = plan_shard(c, place, place.size > 1 ? ffn_unit : 1);
+  if (!s || place.size == 1) return s;
+  for (std::uint32_t i = 0; i < c.n_layers; ++i) {
+    const format::tensor_view& o = *whole.weights.find(tensor_role::o, i);
+    const std::uint32_t block = kernels::traits(o.type).block_elements;
+    if (s->heads.begin * c.head_dim % block != 0 || s->heads.count * c.head_dim % block != 0)
+      return failure(errc::unsupported, "tensor-parallel-size " + std::to_string(place.size) + ": " +
+                                            std::string(o.name) + " in blocks of " + std::to_string(block) +
+                                            " columns cannot be divided between heads: choose another size");
+  }
+  return s;
+}
+
+result<device_weights> device_weights::plan(std::shared_ptr<const model::model> m, const model::shard& s,
+                                            const gpu_options& o) {
   device_weights w;
   w.model_ = std::move(m);
   w.options_ = o;
@@ -62,9 +81,10 @@ result<device_weights> device_weights::plan(std::shared_ptr<const model::model> 
     l.attention_norm = w.add_vector(find(tensor_role::attention_norm, i));
     l.ffn_norm = w.add_vector(find(tensor_role::ffn_norm, i));
     l.qkv = w.add_linear({find(tensor_role::q, i), find(tensor_role::k, i), find(tensor_role::v, i)});
-    l.o = w.add_linear({find(tensor_role::o, i)});
+    const auto part = [&](const model::slice& all) { return s.place.size > 1 ? all : model::slice{}; };
+    l.o = w.add_linear({find(tensor_role::o, i)}, part({s.heads.begin * c.head_dim, s.heads.count * c.head_dim}));
     l.gate_up = w.add_linear({find(tensor_role::gate, i), find(tensor_role::up, i)});
-    l.down = w.add_linear({find(tensor_role::down, i)});
+    l.down = w.add_linear({find(tensor_role::down, i)}, part(s.ffn));
     l.qkv_bias =
         w.add_vectors({find(tensor_role::q_bias, i), find(tensor_role::k_bias, i), find(tensor_role::v_bias, i)},
                       {c.q_size(), c.kv_size(), c.kv_size()});
@@ -75,7 +95,7 @@ result<device_weights> device_weights::plan(std::shared_ptr<const model::model> 
     w.layers.push_back(std::move(l));
   }
   w.output_norm = w.add_vector(find(tensor_role::output_norm));
-  w.add_embedding(*find(tensor_role::embedding));
+  w.add_embedding(*find(tensor_role::embedding), s.place.size > 1 ? s.vocab.begin : 0);
   w.head = w.add_linear({&w.model_->weights.head()});
   for (const upload& u : w.uploads_)
     if (u.how == upload::kind::dense && kernels::traits(u.source->type).quantized) widened.insert(u.source->type);
@@ -88,7 +108,7 @@ result<device_weights> device_weights::plan(std::shared_ptr<const model::model> 
 const float* device_weights::add_vector(const format::tensor_view* t) {
   if (!t) return nullptr;
   const std::uint64_t at = layout_.add<float>(t->shape.elements());
-  uploads_.push_back({upload::kind::vector_f32, t, at, 0, {}});
+  uploads_.push_back({upload::kind::vector_f32, t, at, 0, {}, {}});
   return planned<float>(at);
 }
 
@@ -101,20 +121,21 @@ const float* device_weights::add_vectors(std::initializer_list<const format::ten
   std::uint64_t offset = at;
   auto size = sizes.begin();
   for (const format::tensor_view* t : parts) {
-    if (t) uploads_.push_back({upload::kind::vector_f32, t, offset, 0, {}});
+    if (t) uploads_.push_back({upload::kind::vector_f32, t, offset, 0, {}, {}});
     offset += *size++ * sizeof(float);
   }
   return planned<float>(at);
 }
 
-linear device_weights::add_linear(std::initializer_list<const format::tensor_view*> tensors) {
+linear device_weights::add_linear(std::initializer_list<const format::tensor_view*> tensors,
+                                  const model::slice& cols) {
   linear out;
-  out.cols = cols_of(**tensors.begin());
+  out.cols = cols.count ? cols.count : cols_of(**tensors.begin());
   const auto form = [&](const format::tensor_view& t) {
     const packed_form own = form_of(t.type);
     if (own != packed_form::none || kernels::traits(t.type).quantized) return own;
     const packed_form want = wanted(options_.quantize);
-    return cols_of(t) % 32 == 0 ? want : packed_form::none;
+    return out.cols % 32 == 0 ? want : packed_form::none;
   };
   // Neighbours that are stored alike become one part.
   for (auto first = tensors.begin(); first != tensors.end();) {
@@ -139,10 +160,10 @@ linear device_weights::add_linear(std::initializer_list<const format::tensor_vie
       const format::tensor_view& t = **first;
       if (f == packed_form::none)
         uploads_.push_back(
-            {upload::kind::dense, &t, at + std::uint64_t{row} * out.cols * element_bytes(options_.compute), 0, {}});
+            {upload::kind::dense, &t, at + std::uint64_t{row} * out.cols * element_bytes(options_.compute), 0, {}, cols});
       else
         uploads_.push_back({form_of(t.type) != packed_form::none ? upload::kind::packed_as_is : upload::kind::quantize,
-                            &t, at, row, part.packed});
+                            &t, at, row, part.packed, cols});
       row += rows_of(t);
     }
     out.rows += rows;
@@ -151,11 +172,11 @@ linear device_weights::add_linear(std::initializer_list<const format::tensor_vie
   return out;
 }
 
-void device_weights::add_embedding(const format::tensor_view& t) {
+void device_weights::add_embedding(const format::tensor_view& t, std::uint32_t first_row) {
   // Rows are dequantized one by one when they are looked up, so they stay as the file has them.
   const std::uint64_t at = layout_.add_bytes(t.data.size());
-  uploads_.push_back({upload::kind::raw_rows, &t, at, 0, {}});
-  embedding = {planned<std::byte>(at), t.type, t.data.size() / t.shape[0], rows_of(t), cols_of(t)};
+  uploads_.push_back({upload::kind::raw_rows, &t, at, 0, {}, {}});
+  embedding = {planned<std::byte>(at), t.type, t.data.size() / t.shape[0], rows_of(t), cols_of(t), first_row};
 }
 
 result<void> device_weights::load(std::byte* base) {

@@ -47,12 +47,15 @@ struct upload {
   std::uint64_t offset;                 ///< in the weights' memory
   std::uint32_t first_row;              ///< packed: where its rows start in the whole matrix
   kernels::gpu::packed_weight whole{};  ///< packed: the whole matrix
+  model::slice cols{};                  ///< of the source, the matrix's columns; count 0: all
 };
 
 class device_weights {
  public:
-  /// Lays out; nothing is taken yet. Errors: unsupported.
-  static result<device_weights> plan(std::shared_ptr<const model::model>, const gpu_options&);
+  /// Lays out what a rank holds: `local` is the model of its shard (model::sharing::sums), or the whole with the whole
+  /// shard. Nothing is taken yet. Errors: unsupported.
+  static result<device_weights> plan(std::shared_ptr<const model::model> local, const model::shard&,
+                                     const gpu_options&);
   /// Uploads into `bytes()` of device memory at base.
   result<void> load(std::byte* base);
 
@@ -65,11 +68,11 @@ class device_weights {
   kernels::gpu::embedding_table embedding{};
 
  private:
-  linear add_linear(std::initializer_list<const format::tensor_view*>);
+  linear add_linear(std::initializer_list<const format::tensor_view*>, const model::slice& cols = {});
   const float* add_vector(const format::tensor_view*);
   const float* add_vectors(std::initializer_list<const format::tensor_view*>,
                            std::initializer_list<std::uint32_t> sizes);
-  void add_embedding(const format::tensor_view&);
+  void add_embedding(const format::tensor_view&, std::uint32_t first_row);
   void rebase(std::byte* base);
 
   std::shared_ptr<const model::model> model_;
@@ -81,6 +84,9 @@ class device_weights {
 
 /// Reads, converts and copies on several threads through small pinned rings.
 result<void> upload_all(std::span<const upload>, kernels::dtype compute, std::byte* base, int device);
+
+/// The shard of a rank on a GPU. Errors: unsupported.
+result<model::shard> shard_of(const model::model& whole, const model::group_place&);
 
 /// What a model is computed in if nobody says: f16 where its weights are f16, else bf16.
 kernels::dtype natural_compute_type(const model::model&);

@@ -48,7 +48,7 @@ class gpu_backend final : public model::backend {
   /// wait for it, and whoever destroys a lost rank must not hang with it.
   ~gpu_backend() override;
 
-  result<void> take(std::shared_ptr<const model::model>, device_weights, const rank_space&, std::uint32_t n_sms);
+  result<void> take(rank_plan, std::shared_ptr<communicator> group);
 
   const model::rank_shape& shape() const override { return shape_; }
   result<void> launch(std::shared_ptr<const model::step_plan>) override;
@@ -86,6 +86,7 @@ class gpu_backend final : public model::backend {
   void* sample_scratch_ = nullptr;
   memory logits_host_;
   stream stream_;
+  std::shared_ptr<communicator> group_;  // null: alone; outlives the graphs that use it
   std::unique_ptr<gpu_decoder> decoder_;
   std::unique_ptr<slot_admissions> admissions_;
   std::map<captured, graph_exec> graphs_;
@@ -100,14 +101,16 @@ class gpu_backend final : public model::backend {
   bool device_set_ = false;
 };
 
-result<void> gpu_backend::take(std::shared_ptr<const model::model> m, device_weights weights, const rank_space& at,
-                               std::uint32_t n_sms) {
+result<void> gpu_backend::take(rank_plan plan, std::shared_ptr<communicator> group) {
+  const rank_space& at = plan.at;
+  group_ = std::move(group);
   auto arena = memory::on_device(at.bytes, "the rank");
   if (!arena) return arena.take_error();
   device_ = std::move(*arena);
   std::byte* const base = device_.data();
-  if (auto ok = weights.load(base); !ok) return ok;
-  auto decoder = gpu_decoder::make(std::move(m), shape_, options_, std::move(weights), at.decoder, base, n_sms);
+  if (auto ok = plan.weights.load(base); !ok) return ok;
+  auto decoder = gpu_decoder::make(std::move(plan.local), group_, shape_, options_, std::move(plan.weights), at.decoder,
+                                   base, plan.card.n_sms);
   if (!decoder) return decoder.take_error();
   decoder_ = std::move(*decoder);
   auto admissions = slot_admissions::make(shape_, at.slots, base);
@@ -145,12 +148,13 @@ gpu_backend::~gpu_backend() {
   struct left_behind {
     memory device, pinned, logits;
     stream used;
+    std::shared_ptr<communicator> group;
     std::unique_ptr<gpu_decoder> decoder;
     std::unique_ptr<slot_admissions> admissions;
     std::map<captured, graph_exec> graphs;
   };
-  new left_behind{std::move(device_),  std::move(pinned_),     std::move(logits_host_), std::move(stream_),
-                  std::move(decoder_), std::move(admissions_), std::move(graphs_)};
+  new left_behind{std::move(device_), std::move(pinned_),  std::move(logits_host_), std::move(stream_),
+                  std::move(group_),  std::move(decoder_), std::move(admissions_),  std::move(graphs_)};
 }
 
 gpu_backend::pinned_turn gpu_backend::turn_of(std::uint32_t turn) const {
@@ -386,6 +390,8 @@ result<bool> gpu_backend::poll(model::step_done& done) {
     const pinned_turn turn = turn_of(f.turn);
     if (*turn.seq != f.seq) {
       if (++polls_ % polls_per_query != 0) return false;
+      if (group_)
+        if (auto ok = group_->state(); !ok) return ok.take_error();
       const cudaError_t state = cudaStreamQuery(stream_);
       if (state == cudaErrorNotReady) return false;
       if (state != cudaSuccess) return cuda_failure(state, "a step on the device");
@@ -414,12 +420,13 @@ std::uint64_t page_bytes(const model::model& m, const gpu_options& o) {
 }
 
 result<std::unique_ptr<model::backend>> make_gpu_backend(std::shared_ptr<const model::model> m, const gpu_options& o,
-                                                         std::shared_ptr<model::sink_table> sinks) {
+                                                         std::shared_ptr<model::sink_table> sinks,
+                                                         std::shared_ptr<communicator> group) {
   auto p = plan_rank(m, o);
   if (!p) return p.take_error();
   log().info("{}: {} of {} MiB free", p->card.name, p->bytes.describe(), p->bytes.free >> 20);
   auto backend = std::make_unique<gpu_backend>(p->shape, o, std::move(sinks), m->config.window);
-  if (auto ok = backend->take(std::move(m), std::move(p->weights), p->at, p->card.n_sms); !ok) return ok.take_error();
+  if (auto ok = backend->take(std::move(*p), std::move(group)); !ok) return ok.take_error();
   return std::unique_ptr<model::backend>(std::move(backend));
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 #include <memory>
 
+#include "src/gpu/communicator.hpp"
 #include "src/gpu/gpu_options.hpp"
 #include "src/model/backend.hpp"
 #include "src/model/open_model.hpp"
@@ -15,9 +16,12 @@ result<memory_plan> plan_memory(std::shared_ptr<const model::model>, const gpu_o
 /// Bytes of one KV page, all layers.
 std::uint64_t page_bytes(const model::model&, const gpu_options&);
 
-/// Takes all memory, loads the weights. Thread: the rank's from then on, whose current device it sets. Depth 2. `sinks`
-/// may be null when no plan has logits rows. Errors as plan_memory, and rank_failed.
+/// Takes all memory, loads the weights: of a group's rank (options.place) its part of the model. Thread: the rank's from
+/// then on, whose current device it sets. Depth 2. `sinks` may be null when no plan has logits rows. Every rank of a group
+/// must get the same n_pages and max_model_len, and its end of the group, which whoever sees a rank lost aborts. Errors as
+/// plan_memory, and rank_failed.
 result<std::unique_ptr<model::backend>> make_gpu_backend(std::shared_ptr<const model::model>, const gpu_options&,
-                                                         std::shared_ptr<model::sink_table> sinks);
+                                                         std::shared_ptr<model::sink_table> sinks,
+                                                         std::shared_ptr<communicator> group = nullptr);
 
 }  // namespace troupe::gpu

@@ -36,6 +36,28 @@ std::uint64_t scale_page_floats(const model::model_config& c, g::kv_type t) {
   return t == g::kv_type::e4m3 ? std::uint64_t{c.n_kv_heads} * g::page_tokens : 0;
 }
 
+/// The division of plan_shard, as the kernel wants it.
+g::vocab_parts vocab_parts_of(const model::model_config& c, std::uint32_t size) {
+  g::vocab_parts v{};
+  v.size = size;
+  for (std::uint32_t r = 0; r < size; ++r) {
+    const model::slice part = model::vocab_of(c, {r, size});
+    v.begin[r] = part.begin;
+    v.ld = std::max(v.ld, part.count);
+  }
+  v.begin[size] = c.vocab;
+  return v;
+}
+
+/// Floats that the ranks' parts of a step take: of logits, and of sums where their order is fixed.
+std::uint64_t part_floats(const model::model_config& c, const model::rank_shape& s, const gpu_options& o,
+                          const g::vocab_parts& v) {
+  if (v.size == 1) return 0;
+  const std::uint64_t logits = std::uint64_t{std::max(s.max_slots, gpu_decoder::logits_chunk)} * v.ld;
+  const std::uint64_t sums = o.deterministic ? std::uint64_t{s.max_batched_tokens} * c.hidden : 0;
+  return std::max(logits, sums) * v.size;
+}
+
 g::attention_shape shape_for(const model::model_config& c, const model::rank_shape& s, std::uint32_t n_sms, bucket b) {
   return {c.n_heads,       c.n_kv_heads, c.head_dim, b.tokens, std::min(b.tokens, s.max_slots),
           s.max_model_len, c.window,     n_sms};
@@ -48,7 +70,8 @@ std::uint64_t gpu_decoder::page_bytes(const model::model_config& c, g::kv_type t
 }
 
 gpu_decoder::space gpu_decoder::lay_out(layout& l, const model::model_config& c, const model::rank_shape& s,
-                                        const gpu_options& o, const device_weights& w, std::uint32_t n_sms) {
+                                        const gpu_options& o, const model::shard& part, const device_weights& w,
+                                        std::uint32_t n_sms) {
   const std::uint64_t n = s.max_batched_tokens, e = element_bytes(o.compute);
   const std::uint64_t table = (std::uint64_t{s.max_model_len} + g::page_tokens - 1) / g::page_tokens;
   space at;
@@ -67,12 +90,14 @@ gpu_decoder::space gpu_decoder::lay_out(layout& l, const model::model_config& c,
       l.add_bytes(g::attention_scratch_bytes(shape_for(c, s, n_sms, {s.max_batched_tokens, s.max_batched_tokens})));
   at.dequantized = l.add_bytes(w.scratch_bytes());
   at.workspace = l.add_bytes(products::workspace_bytes);
+  at.parts = l.add<float>(part_floats(c, s, o, vocab_parts_of(c, part.place.size)));
   at.kv = l.add_bytes(std::uint64_t{c.n_layers} * 2 * pool_page_bytes(c, o.kv) * s.n_pages[0]);
   at.kv_scales = l.add<float>(std::uint64_t{c.n_layers} * 2 * scale_page_floats(c, o.kv) * s.n_pages[0]);
   return at;
 }
 
 result<std::unique_ptr<gpu_decoder>> gpu_decoder::make(std::shared_ptr<const model::model> m,
+                                                       std::shared_ptr<communicator> group,
                                                        const model::rank_shape& s, const gpu_options& o,
                                                        device_weights w, const space& at, std::byte* base,
                                                        std::uint32_t n_sms) {
@@ -80,7 +105,7 @@ result<std::unique_ptr<gpu_decoder>> gpu_decoder::make(std::shared_ptr<const mod
       products::make(o.compute, o.deterministic, base + at.workspace, products::workspace_bytes, base + at.dequantized);
   if (!p) return p.take_error();
   if (!o.plan_file.empty()) p->read_choices(o.plan_file);
-  std::unique_ptr<gpu_decoder> d(new gpu_decoder(std::move(m), s, o, std::move(w), std::move(*p), at, base, n_sms));
+  std::unique_ptr<gpu_decoder> d(new gpu_decoder(std::move(m), std::move(group), s, o, std::move(w), std::move(*p), at, base, n_sms));
   std::vector<float> divisors;
   if (const format::tensor_view* t = d->model_->weights.find(model::tensor_role::rope_divisors)) {
     divisors.resize(t->shape.elements());
@@ -97,9 +122,11 @@ result<std::unique_ptr<gpu_decoder>> gpu_decoder::make(std::shared_ptr<const mod
   return d;
 }
 
-gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, const model::rank_shape& s, const gpu_options& o,
-                         device_weights w, products p, const space& at, std::byte* base, std::uint32_t n_sms)
+gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, std::shared_ptr<communicator> group,
+                         const model::rank_shape& s, const gpu_options& o, device_weights w, products p, const space& at, std::byte* base, std::uint32_t n_sms)
     : model_(std::move(m)),
+      group_(std::move(group)),
+      vocab_parts_(vocab_parts_of(model_->config, o.place.size)),
       c_(model_->config),
       shape_(s),
       options_(o),
@@ -110,6 +137,7 @@ gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, const model::ran
       h_(reinterpret_cast<float*>(base + at.h)),
       rope_(reinterpret_cast<float*>(base + at.rope)),
       logits_(reinterpret_cast<float*>(base + at.logits)),
+      parts_(reinterpret_cast<float*>(base + at.parts)),
       normed_(base + at.normed),
       qkv_(base + at.qkv),
       attended_(base + at.attended),
@@ -152,6 +180,8 @@ result<void> gpu_decoder::forward(const bucket& b, const step_layout& l, std::by
   const auto* positions = step_layout::at<std::uint32_t>(inputs, l.positions);
   checked ok;
   ok(g::embed(weights_.embedding, tokens, last_token, 1.0f, h_, nullptr, &header->n_tokens, b.tokens, stream), "embed");
+  // A rank has zeros for tokens of the others' rows, so this sum rounds nothing.
+  if (group_) ok(group_->all_reduce(h_, std::uint64_t{b.tokens} * c_.hidden, stream));
   ok(g::rope_table(positions, frequencies_, c_.rope.dim, c_.rope.attention_factor, rope_, &header->n_tokens, b.tokens,
                    stream),
      "rope_table");
@@ -162,6 +192,32 @@ result<void> gpu_decoder::forward(const bucket& b, const step_layout& l, std::by
                    &header->n_outputs, b.outputs, stream),
        "rms_norm");
   return ok.take();
+}
+
+/// Where this rank's part of a sum goes that is added in a fixed order: its place among [rank][n_tokens][hidden].
+float* gpu_decoder::part_of_sum(std::uint32_t n_tokens) const {
+  return parts_ + std::uint64_t{group_->place().rank} * n_tokens * c_.hidden;
+}
+
+/// A product that belongs to the residual stream. Of several ranks the first adds to the stream and the others overwrite
+/// theirs, so that the sum over the ranks is the stream with all parts added; in deterministic mode the parts go beside
+/// the stream.
+product gpu_decoder::residual(const void* x, std::uint32_t n_tokens) const {
+  if (!group_) return {x, h_, dtype::f32, c_.hidden, true};
+  if (!options_.deterministic) return {x, h_, dtype::f32, c_.hidden, group_->place().rank == 0};
+  return {x, part_of_sum(n_tokens), dtype::f32, c_.hidden, false};
+}
+
+/// The stream after such a product, on all ranks.
+void gpu_decoder::add_up(checked& ok, std::uint32_t n_tokens, cudaStream_t stream) {
+  if (!group_ || !ok.ok()) return;
+  const std::uint64_t n = std::uint64_t{n_tokens} * c_.hidden;
+  if (!options_.deterministic) {
+    ok(group_->all_reduce(h_, n, stream));
+    return;
+  }
+  ok(group_->all_gather(part_of_sum(n_tokens), parts_, n, stream));
+  ok(g::add_parts(h_, parts_, group_->place().size, n, n, stream), "add_parts");
 }
 
 void gpu_decoder::layer(checked& ok, std::uint32_t i, const bucket& b, const step_layout& l, std::byte* inputs,
@@ -207,13 +263,15 @@ void gpu_decoder::layer(checked& ok, std::uint32_t i, const bucket& b, const ste
   attention.scratch = attention_scratch_;
   ok(g::attention(attention, stream), "attention");
 
-  ok(products_.run(w.o, {attended_, h_, dtype::f32, c_.hidden, true}, n, b.tokens, stream));
+  ok(products_.run(w.o, residual(attended_, b.tokens), n, b.tokens, stream));
+  add_up(ok, b.tokens, stream);
   norm(w.o_bias, w.ffn_norm);
   ok(products_.run(w.gate_up, {normed_, gate_up_, type, w.gate_up.rows}, n, b.tokens, stream));
   ok(g::gated_activation(gate_of(c_.act), gate_up_, w.gate_bias, w.up_bias, activated_, type, c_.ffn, n, b.tokens,
                          stream),
      "gated_activation");
-  ok(products_.run(w.down, {activated_, h_, dtype::f32, c_.hidden, true}, n, b.tokens, stream));
+  ok(products_.run(w.down, residual(activated_, b.tokens), n, b.tokens, stream));
+  add_up(ok, b.tokens, stream);
 }
 
 result<void> gpu_decoder::tune(const bucket& b, cudaStream_t stream) {
@@ -235,21 +293,29 @@ result<void> gpu_decoder::tune(const bucket& b, cudaStream_t stream) {
   };
   const layer_weights& w = weights_.layers.front();
   tune_all(&layer_weights::qkv, {normed_, qkv_, type, w.qkv.rows});
-  tune_all(&layer_weights::o, {attended_, h_, dtype::f32, c_.hidden, true});
+  tune_all(&layer_weights::o, residual(attended_, b.tokens));
   tune_all(&layer_weights::gate_up, {normed_, gate_up_, type, w.gate_up.rows});
-  tune_all(&layer_weights::down, {activated_, h_, dtype::f32, c_.hidden, true});
+  tune_all(&layer_weights::down, residual(activated_, b.tokens));
   if (b.draws > 0) {
     const linear* const head[] = {&weights_.head};
-    ok(products_.tune(head, {normed_, logits_, dtype::f32, c_.vocab}, count, b.draws, stream));
+    ok(products_.tune(head, {normed_, logits_, dtype::f32, group_ ? vocab_parts_.ld : c_.vocab}, count, b.draws, stream));
   }
-  if (!options_.plan_file.empty() && ok.ok())
+  // Ranks of a group time equal shapes; one of them keeps what it found.
+  if (!options_.plan_file.empty() && options_.place.rank == 0 && ok.ok())
     if (auto kept = products_.write_choices(options_.plan_file); !kept) log().warn("{}", kept.error().message);
   return ok.take();
 }
 
 result<void> gpu_decoder::head(std::uint32_t first, std::uint32_t n, const std::uint32_t* count, cudaStream_t stream) {
   const std::byte* x = normed_ + std::uint64_t{first} * c_.hidden * element_bytes(options_.compute);
-  return products_.run(weights_.head, {x, logits_, dtype::f32, c_.vocab}, count, n, stream);
+  if (!group_) return products_.run(weights_.head, {x, logits_, dtype::f32, c_.vocab}, count, n, stream);
+  const std::uint64_t part = std::uint64_t{n} * vocab_parts_.ld;
+  float* const mine = parts_ + group_->place().rank * part;
+  checked ok;
+  ok(products_.run(weights_.head, {x, mine, dtype::f32, vocab_parts_.ld}, count, n, stream));
+  if (ok.ok()) ok(group_->all_gather(mine, parts_, part, stream));
+  ok(g::join_logits(vocab_parts_, parts_, logits_, n, stream), "join_logits");
+  return ok.take();
 }
 
 }  // namespace troupe::gpu

@@ -2,6 +2,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/gpu/group.hpp"
+#include "src/gpu/communicator.hpp"
 #include "src/gpu/device_weights.hpp"
 #include "src/gpu/gpu_options.hpp"
 #include "src/gpu/products.hpp"
@@ -16,14 +18,16 @@ class gpu_decoder {
   /// Offsets of everything but the weights in the rank's one piece of memory.
   struct space {
     std::uint64_t h, normed, qkv, attended, gate_up, activated, rope, frequencies, logits, page_table,
-        attention_scratch, kv, kv_scales, dequantized, workspace, constants;
+        attention_scratch, kv, kv_scales, dequantized, workspace, constants, parts;
   };
   static space lay_out(layout&, const model::model_config&, const model::rank_shape&, const gpu_options&,
-                       const device_weights&, std::uint32_t n_sms);
+                       const model::shard&, const device_weights&, std::uint32_t n_sms);
   /// Bytes of one KV page over all layers, scales included.
   static std::uint64_t page_bytes(const model::model_config&, kernels::gpu::kv_type);
 
-  static result<std::unique_ptr<gpu_decoder>> make(std::shared_ptr<const model::model>, const model::rank_shape&,
+  /// `group` is null for a rank that has the whole model.
+  static result<std::unique_ptr<gpu_decoder>> make(std::shared_ptr<const model::model> local,
+                                                   std::shared_ptr<communicator> group, const model::rank_shape&,
                                                    const gpu_options&, device_weights, const space&, std::byte* base,
                                                    std::uint32_t n_sms);
 
@@ -49,19 +53,24 @@ class gpu_decoder {
   static constexpr std::uint32_t logits_chunk = 32;
 
  private:
-  gpu_decoder(std::shared_ptr<const model::model>, const model::rank_shape&, const gpu_options&, device_weights,
-              products, const space&, std::byte* base, std::uint32_t n_sms);
+  gpu_decoder(std::shared_ptr<const model::model>, std::shared_ptr<communicator>, const model::rank_shape&,
+              const gpu_options&, device_weights, products, const space&, std::byte* base, std::uint32_t n_sms);
   kernels::gpu::kv_pool kv_of(std::uint32_t layer) const;
+  float* part_of_sum(std::uint32_t n_tokens) const;
+  product residual(const void* x, std::uint32_t n_tokens) const;
+  void add_up(checked&, std::uint32_t n_tokens, cudaStream_t);
   void layer(checked&, std::uint32_t i, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
 
   std::shared_ptr<const model::model> model_;
+  std::shared_ptr<communicator> group_;
+  kernels::gpu::vocab_parts vocab_parts_{};
   const model::model_config& c_;
   model::rank_shape shape_;
   gpu_options options_;
   device_weights weights_;
   products products_;
   std::uint32_t n_sms_, table_pages_;
-  float *h_, *rope_, *logits_;
+  float *h_, *rope_, *logits_, *parts_;
   std::byte *normed_, *qkv_, *attended_, *gate_up_, *activated_;
   double* frequencies_;
   std::uint32_t* page_table_;

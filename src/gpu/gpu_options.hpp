@@ -4,6 +4,7 @@
 
 #include "kernels/common/dtype.hpp"
 #include "kernels/gpu/dense.hpp"
+#include "src/model/shard.hpp"
 
 namespace troupe::gpu {
 
@@ -11,6 +12,7 @@ enum class quantization : std::uint8_t { none, int8, int4, fp8 };  ///< of linea
 
 struct gpu_options {
   int device = 0;
+  model::group_place place;  ///< among tensor-parallel ranks
   kernels::dtype compute = kernels::dtype::bf16;  ///< f32, f16 or bf16: activations and unquantized weights
   kernels::gpu::kv_type kv = kernels::gpu::kv_type::bf16;
   quantization quantize = quantization::none;
@@ -22,7 +24,6 @@ struct gpu_options {
   double memory_share = 0.9;
   bool deterministic = false;  ///< no product chosen by the number of tokens
   bool graphs = true;
-  bool dummy_weights = false;  ///< random numbers instead of the model's tensors
   std::string plan_file;       ///< where timed choices of products are kept; empty: not kept
 };
 

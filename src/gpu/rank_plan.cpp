@@ -17,11 +17,11 @@ constexpr std::uint32_t depth = 2;
 std::uint32_t max_page_entries(const bucket& b) { return std::max(64u, b.tokens / g::page_tokens * 4); }
 
 rank_space lay_out(const model::model_config& c, const model::rank_shape& s, const gpu_options& o,
-                   const device_weights& w, std::uint32_t n_sms, memory_plan& bytes) {
+                   const model::shard& part, const device_weights& w, std::uint32_t n_sms, memory_plan& bytes) {
   layout l;
   l.add_bytes(w.bytes());
   rank_space at;
-  at.decoder = gpu_decoder::lay_out(l, c, s, o, w, n_sms);
+  at.decoder = gpu_decoder::lay_out(l, c, s, o, part, w, n_sms);
   const std::uint64_t before = l.bytes();
   at.slots = slot_admissions::lay_out(l, s);
   bytes.slots = l.bytes() - before;
@@ -56,12 +56,20 @@ step_layout step_layout_of(const bucket& b, const g::attention_shape& shape) {
   return step_layout(b, max_page_entries(b), g::max_attention_items(shape));
 }
 
-result<rank_plan> plan_rank(std::shared_ptr<const model::model> m, const gpu_options& o) {
+result<rank_plan> plan_rank(std::shared_ptr<const model::model> whole, const gpu_options& o) {
   const auto refuse = [](const std::string& what) { return failure(errc::invalid_argument, what); };
   if (o.max_slots == 0 || o.max_slots > 4096)
     return refuse("the number of sequences on a GPU must be between 1 and 4096");
   if (o.max_batched_tokens < o.max_slots || o.max_batched_tokens > 65536)
     return refuse("the number of tokens in one step must be between that of sequences and 65536");
+  auto shard = shard_of(*whole, o.place);
+  if (!shard) return shard.take_error();
+  std::shared_ptr<const model::model> m = whole;
+  if (o.place.size > 1) {
+    auto part = model_of_shard(*whole, *shard, model::sharing::sums);
+    if (!part) return part.take_error();
+    m = std::move(*part);
+  }
   const auto& c = m->config;
   if (c.head_dim > 256 || c.head_dim % 8 != 0 || c.hidden % 8 != 0 || c.ffn % 8 != 0)
     return failure(errc::unsupported, "the GPU kernels want head_dim up to 256 and sizes in multiples of 8");
@@ -69,7 +77,7 @@ result<rank_plan> plan_rank(std::shared_ptr<const model::model> m, const gpu_opt
   if (!card) return card.take_error();
   std::size_t free = 0, total = 0;
   if (auto ok = check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo"); !ok) return ok.take_error();
-  auto weights = device_weights::plan(m, o);
+  auto weights = device_weights::plan(m, *shard, o);
   if (!weights) return weights.take_error();
 
   model::rank_shape s;
@@ -85,7 +93,7 @@ result<rank_plan> plan_rank(std::shared_ptr<const model::model> m, const gpu_opt
   const auto per_sequence = [&s] { return (std::uint64_t{s.max_model_len} + page_tokens - 1) / page_tokens; };
   std::uint64_t pages = o.n_pages;
   if (pages == 0) {
-    lay_out(c, s, o, *weights, card->n_sms, bytes);
+    lay_out(c, s, o, *shard, *weights, card->n_sms, bytes);
     const auto usable = static_cast<std::uint64_t>(static_cast<double>(free) * o.memory_share);
     pages = usable > bytes.total() ? (usable - bytes.total()) / page : 0;
     pages = std::min(pages, per_sequence() * s.max_slots);
@@ -100,8 +108,8 @@ result<rank_plan> plan_rank(std::shared_ptr<const model::model> m, const gpu_opt
   if (pages >= model::no_page) return refuse("more KV pages than page numbers");
   s.n_pages = {static_cast<std::uint32_t>(pages)};
   s.groups = {{c.window, c.n_layers, page}};
-  rank_plan p{*card, std::move(*weights), s, {}, {}};
-  p.at = lay_out(c, s, o, p.weights, card->n_sms, p.bytes);
+  rank_plan p{*card, m, *shard, std::move(*weights), s, {}, {}};
+  p.at = lay_out(c, s, o, *shard, p.weights, card->n_sms, p.bytes);
   p.bytes.free = free;
   if (p.at.bytes > free)
     return failure(errc::out_of_memory, "the rank would take " + p.bytes.describe() + ", the card has " +

@@ -17,6 +17,8 @@ struct rank_space {
 
 struct rank_plan {
   device_info card;
+  std::shared_ptr<const model::model> local;  ///< what this rank holds of the model
+  model::shard shard;
   device_weights weights;
   model::rank_shape shape;
   rank_space at;

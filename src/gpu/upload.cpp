@@ -82,21 +82,48 @@ class conveyor {
   int turn_ = 0;
 };
 
+/// Rows [first, first + n) of a matrix, of them the columns that `part` says (whole blocks; count 0: all), as a tensor of
+/// its own: `copy` holds what does not lie together in the source.
+format::tensor_view piece(const format::tensor_view& t, const model::slice& part, std::uint64_t first, std::uint64_t n,
+                          std::vector<std::byte>& copy) {
+  const std::uint64_t cols = t.shape.row(), rows = t.shape.elements() / cols, row_bytes = t.data.size() / rows;
+  format::tensor_view out = t;
+  if (part.count == 0 || part.count == cols) {
+    out.shape = {n, cols};
+    out.data = t.data.subspan(first * row_bytes, n * row_bytes);
+    return out;
+  }
+  const std::uint64_t begin = row_bytes * part.begin / cols, bytes = row_bytes * part.count / cols;
+  copy.resize(n * bytes);
+  for (std::uint64_t r = 0; r < n; ++r)
+    std::memcpy(copy.data() + r * bytes, t.data.data() + (first + r) * row_bytes + begin, bytes);
+  out.shape = {n, part.count};
+  out.data = copy;
+  return out;
+}
+
 /// Rows of a tensor as f32 or rounded to a compute type.
-result<void> send_rows(conveyor& c, const format::tensor_view& t, dtype to, std::byte* at) {
-  const std::uint64_t cols = t.shape.row(), rows = t.shape.elements() / cols;
-  if (t.type == to) return c.send_all(at, t.data.data(), t.data.size());
+result<void> send_rows(conveyor& c, const format::tensor_view& t, const model::slice& part, dtype to, std::byte* at) {
+  const std::uint64_t cols = part.count ? part.count : t.shape.row(), rows = t.shape.elements() / t.shape.row();
+  const bool whole = cols == t.shape.row();
+  if (whole && t.type == to) return c.send_all(at, t.data.data(), t.data.size());
   const std::uint64_t row_bytes = cols * element_bytes(to), step = std::max<std::uint64_t>(1, ring_bytes / row_bytes);
   if (row_bytes > ring_bytes)
     return failure(errc::unsupported, std::string(t.name) + ": rows of this length are not supported on the GPU");
   std::vector<float> values;
+  std::vector<std::byte> copy;
   for (std::uint64_t r = 0; r < rows; r += step) {
     const std::uint64_t n = std::min(step, rows - r);
-    values.resize(n * cols);
-    if (auto ok = format::dequantize_rows(t, r, n, values); !ok) return ok;
+    const format::tensor_view here = piece(t, part, r, n, copy);
     auto b = c.next();
     if (!b) return b.take_error();
-    round_to(to, values, *b);
+    if (t.type == to) {
+      std::memcpy(*b, here.data.data(), here.data.size());
+    } else {
+      values.resize(n * cols);
+      if (auto ok = format::dequantize_rows(here, 0, n, values); !ok) return ok;
+      round_to(to, values, *b);
+    }
     if (auto ok = c.send(at + r * row_bytes, n * row_bytes); !ok) return ok;
   }
   return {};
@@ -107,21 +134,23 @@ result<void> send_packed(conveyor& c, std::span<const upload> parts, std::byte* 
   const kernels::gpu::packed_weight& w = parts.front().whole;
   std::vector<std::byte> packed(kernels::gpu::packed_bytes(w.form, w.rows, w.cols));
   std::vector<float> values;
+  std::vector<std::byte> copy;
   for (const upload& u : parts) {
     const format::tensor_view& t = *u.source;
     const auto rows = static_cast<std::uint32_t>(t.shape[0]);
-    if (u.how == upload::kind::packed_as_is) {
-      // The source is a matrix of its own: its row r is the packed matrix's row first_row + r.
-      const std::uint64_t row_bytes = t.data.size() / rows;
-      kernels::gpu::pack_rows_host(t.type, t.data.data() - u.first_row * row_bytes, w.rows, w.cols, u.first_row,
-                                   u.first_row + rows, packed.data());
-      continue;
-    }
     constexpr std::uint32_t step = 64;
     for (std::uint32_t r = 0; r < rows; r += step) {
       const std::uint32_t n = std::min(step, rows - r);
+      const format::tensor_view here = piece(t, u.cols, r, n, copy);
+      if (u.how == upload::kind::packed_as_is) {
+        // Row 0 of this piece is the packed matrix's row first_row + r.
+        const std::uint64_t row_bytes = here.data.size() / n;
+        kernels::gpu::pack_rows_host(t.type, here.data.data() - (u.first_row + r) * row_bytes, w.rows, w.cols,
+                                     u.first_row + r, u.first_row + r + n, packed.data());
+        continue;
+      }
       values.resize(std::size_t{n} * w.cols);
-      if (auto ok = format::dequantize_rows(t, r, n, values); !ok) return ok;
+      if (auto ok = format::dequantize_rows(here, 0, n, values); !ok) return ok;
       kernels::gpu::quantize_rows_host(w.form, values.data(), w.rows, w.cols, u.first_row + r, u.first_row + r + n,
                                        packed.data());
     }
@@ -133,9 +162,9 @@ result<void> send_group(conveyor& c, std::span<const upload> group, dtype comput
   const upload& u = group.front();
   switch (u.how) {
     case upload::kind::vector_f32:
-      return send_rows(c, *u.source, dtype::f32, base + u.offset);
+      return send_rows(c, *u.source, {}, dtype::f32, base + u.offset);
     case upload::kind::dense:
-      return send_rows(c, *u.source, compute, base + u.offset);
+      return send_rows(c, *u.source, u.cols, compute, base + u.offset);
     case upload::kind::raw_rows:
       return c.send_all(base + u.offset, u.source->data.data(), u.source->data.size());
     case upload::kind::packed_as_is:

@@ -58,10 +58,12 @@ result<shard> plan_shard(const model_config& c, const group_place& p, std::uint3
                          " is too narrow");
   if (c.vocab / row_unit < p.size || c.hidden / row_unit < p.size) return refuse(p, "the model is too small");
   s.ffn = part(c.ffn, ffn_unit, p);
-  s.vocab = part(c.vocab, row_unit, p);
+  s.vocab = vocab_of(c, p);
   s.hidden = part(c.hidden, row_unit, p);
   return s;
 }
+
+slice vocab_of(const model_config& c, const group_place& p) { return part(c.vocab, row_unit, p); }
 
 result<std::shared_ptr<const model>> model_of_shard(const model& whole, const shard& s, sharing how) {
   const model_config& c = whole.config;

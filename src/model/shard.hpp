@@ -42,6 +42,9 @@ struct shard {
 /// with the number that does not divide.
 result<shard> plan_shard(const model_config&, const group_place&, std::uint32_t ffn_unit);
 
+/// The rows of the vocabulary of any rank.
+slice vocab_of(const model_config&, const group_place&);
+
 /// The part of a model that a shard says: config with the shard's heads, KV heads and ffn; hidden and vocab stay those of
 /// the whole. Views point into the same source; the head is a tensor of its own even where it was tied. With
 /// sharing::sums the views of o and down are whole: their columns are the caller's to pick.

@@ -31,6 +31,7 @@ class recorder final : public model::sink_table {
     return s;
   }
   void forget(std::uint32_t n) { sinks_.erase(n); }
+  const std::map<std::uint32_t, std::shared_ptr<sink>>& all() const { return sinks_; }
 
  private:
   std::map<std::uint32_t, std::shared_ptr<sink>> sinks_;

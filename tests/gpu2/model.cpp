@@ -1,0 +1,113 @@
+#include "tests/backend/crowd.hpp"
+#include "tests/backend/oracle.hpp"
+#include "tests/backend/smollm2.hpp"
+#include "tests/gpu2/driver.hpp"
+
+using namespace troupe;
+using namespace troupe::test;
+using kernels::dtype;
+using kernels::gpu::kv_type;
+
+BOOST_AUTO_TEST_CASE(two_ranks_in_float32_agree_with_transformers) {
+  for (const bool deterministic : {false, true})
+    for (const oracle_case& c : oracle_cases) {
+      auto m = model::open_model(*c.file ? data(c.folder) + "/" + c.file : data(c.folder)).value();
+      if (auto s = gpu::shard_of(*m, {0, 2}); !s) {
+        BOOST_TEST_MESSAGE(c.folder << " " << c.file << ": " << s.error().message);
+        BOOST_TEST((s.error().code == errc::unsupported));
+        continue;
+      }
+      BOOST_TEST_CONTEXT(c.folder << " " << c.file << (deterministic ? " deterministic" : "")) {
+        check_model(c, {.kl = 2e-6}, [&](auto whole) {
+          gpu::gpu_options o = small(dtype::f32, kv_type::f32);
+          o.deterministic = deterministic;
+          return group_driver(whole, o);
+        });
+      }
+    }
+}
+
+BOOST_AUTO_TEST_CASE(two_ranks_deterministic_alone_is_in_a_crowd) {
+  for (const char* name : {"llama-bias/model-bf16.gguf", "llama3-rope"}) {
+    auto m = model::open_model(data(name)).value();
+    for (const auto& [type, kv] : {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::e4m3}}) {
+      std::mt19937 random(11);
+      const auto ids = random_ids(150, m->config.vocab, random);
+      gpu::gpu_options o = small(type, kv);
+      o.deterministic = true;
+      group_driver d(m, o);
+      const rows alone = d.logits(ids, 1000);
+      BOOST_TEST(d.ranks().logits_equal());
+      d.shuffle_pages(random);
+      BOOST_TEST_CONTEXT(name << " " << kernels::name(type)) {
+        BOOST_TEST(same(alone, d.logits(ids, 1)));
+        BOOST_TEST(same(alone, d.logits(ids, 7)));
+        BOOST_TEST(same(alone, in_a_crowd(d, ids, random, m->config.vocab)));
+      }
+    }
+  }
+}
+
+// Captured steps, with their collectives inside, give the bits of eager ones; sampled on both ranks.
+BOOST_AUTO_TEST_CASE(two_ranks_graphs_equal_eager_steps) {
+  auto m = model::open_model(data("llama3-rope")).value();
+  std::mt19937 random(5);
+  std::vector<std::vector<token_id>> tokens[2];
+  for (const bool graphs : {false, true}) {
+    random.seed(5);
+    group_driver d(m, small(dtype::bf16, kv_type::bf16));
+    constexpr slot_id n = 7;
+    for (slot_id s = 0; s < n; ++s) {
+      sampling_params p;
+      p.seed = s;
+      p.temperature = s % 2 ? 0.8f : 0.0f;
+      d.admit(s, p, random_ids(3, m->config.vocab, random));
+      d.chunk(s, 0, random_ids(20 + s, m->config.vocab, random), model::row_output::sample);
+    }
+    tokens[graphs].resize(n);
+    for (auto [slot, token] : d.step()) tokens[graphs][slot].push_back(token);
+    if (graphs) d.warm_up(8);
+    for (std::uint32_t i = 0; i < 40; ++i) {
+      for (slot_id s = 0; s < n; ++s) d.decode(s, 20 + s + i);
+      if (graphs) d.plan.graph = {8, 8, 0};
+      for (auto [slot, token] : d.step()) tokens[graphs][slot].push_back(token);
+    }
+  }
+  BOOST_TEST(tokens[0] == tokens[1]);
+}
+
+// KV heads and columns do not divide evenly here: nine heads over three KV heads on two cards.
+BOOST_AUTO_TEST_CASE(two_ranks_say_what_one_says, *boost::unit_test::precondition(smollm2_is_there)) {
+  auto m = model::open_model(real_model("smollm2.gguf")).value();
+  for (const auto& [type, kv] : {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::bf16}}) {
+    gpu::gpu_options o = small(type, kv);
+    o.max_model_len = 1024;
+    std::vector<std::vector<float>> one;
+    {
+      driver d(m, o);
+      measure_smollm2(d, 1000, [&](const std::vector<float>& row) { one.push_back(row); });
+    }
+    group_driver d(m, o);
+    double kl = 0;
+    std::size_t at = 0, same_top = 0;
+    const score s = measure_smollm2(d, 1000, [&](const std::vector<float>& row) {
+      const std::vector<float>& want = one[at++];
+      double top_p = -INFINITY, top_q = -INFINITY, sum_p = 0, sum_q = 0, here = 0;
+      for (std::size_t i = 0; i < row.size(); ++i) top_p = std::max<double>(top_p, want[i]), top_q = std::max<double>(top_q, row[i]);
+      for (std::size_t i = 0; i < row.size(); ++i) sum_p += std::exp(want[i] - top_p), sum_q += std::exp(row[i] - top_q);
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        const double log_p = want[i] - top_p - std::log(sum_p), log_q = row[i] - top_q - std::log(sum_q);
+        here += std::exp(log_p) * (log_p - log_q);
+      }
+      kl += here;
+      same_top += std::max_element(row.begin(), row.end()) - row.begin() == std::max_element(want.begin(), want.end()) - want.begin();
+    });
+    BOOST_TEST_REQUIRE(at == one.size());
+    kl /= static_cast<double>(at);
+    BOOST_TEST_MESSAGE(kernels::name(type) << ": two ranks against one: KL " << kl << ", top-1 "
+                                           << static_cast<double>(same_top) / static_cast<double>(at)
+                                           << "; against transformers: KL " << s.kl << ", top-1 " << s.top1);
+    BOOST_TEST(kl <= 1e-3);
+    BOOST_TEST(d.ranks().logits_equal());
+  }
+}
