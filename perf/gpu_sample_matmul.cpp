@@ -14,6 +14,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "kernels/gpu/gemv.hpp"
 #include "kernels/gpu/matmul.hpp"
 #include "kernels/gpu/sample.hpp"
 
@@ -91,13 +92,14 @@ void products(int rounds) {
   fill_repeated(weights, pool, small);
   std::uint16_t* const x = room<std::uint16_t>(2048 * 14336);
   fill_repeated(x, 2048 * 14336, small);
-  float* const y = room<float>(std::size_t{2048} * 28672);
+  float* const y = room<float>(std::size_t{2048} * 128256);
   std::uint32_t* const n = room<std::uint32_t>(1);
-  const auto run = [&](std::uint32_t rows, std::uint32_t cols, std::uint32_t n_tokens, int n_ops) {
+  const auto run = [&](std::uint32_t rows, std::uint32_t cols, std::uint32_t n_tokens, int n_ops,
+                       const std::function<decltype(matmul)>& compute = matmul) {
     check(cudaMemcpy(n, &n_tokens, 4, cudaMemcpyHostToDevice));
     const std::size_t size = std::size_t{rows} * cols, copies = pool / size;
     return time_of(n_ops, rounds, [&](int i, cudaStream_t stream) {
-      check(matmul({weights + static_cast<std::size_t>(i) % copies * size, x, dtype::bf16, rows, cols, y, dtype::f32,
+      check(compute({weights + static_cast<std::size_t>(i) % copies * size, x, dtype::bf16, rows, cols, y, dtype::f32,
                     rows, false},
                    n, n_tokens, stream));
     });
@@ -112,14 +114,22 @@ void products(int rounds) {
               bytes_read / copy / 1e6);
   std::printf("%-16s %6s %10s %9s %9s\n", "bf16 rows x cols", "n", "us", "TFLOP/s", "of floor");
   constexpr std::pair<std::uint32_t, std::uint32_t> shapes[] = {
-      {6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}, {2048, 2048}};
+      {6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}, {2048, 2048}};
   for (auto [rows, cols] : shapes)
-    for (std::uint32_t tokens : {1u, 4u, 8u, 16u, 32u, 64u, 128u, 256u, 1024u, 2048u}) {
+    for (std::uint32_t tokens : {1u, 2u, 4u, 8u, 16u, 32u, 64u, 128u, 256u, 1024u, 2048u}) {
       const double us = run(rows, cols, tokens, tokens > 256 ? 4 : 12);
       const double flop = 2.0 * rows * cols * tokens,
                    bytes = 2.0 * rows * cols + 2.0 * tokens * cols + 4.0 * tokens * rows;
-      std::printf("%6u x %-7u %6u %10.1f %9.1f %8.0f%%\n", rows, cols, tokens, us, flop / us / 1e6,
+      std::printf("%6u x %-7u %6u %10.1f %9.1f %8.0f%%", rows, cols, tokens, us, flop / us / 1e6,
                   100 * std::max(bytes / bandwidth, flop / 680e6) / us);
+      if (can_gemv({weights, x, dtype::bf16, rows, cols, y, dtype::f32, rows, false}, tokens))
+        for (const gemv_depth depth : {gemv_depth::two, gemv_depth::four}) {
+          const double gemv_us = run(rows, cols, tokens, 12, [depth](const matmul_args& a, const std::uint32_t* count, std::uint32_t most, cudaStream_t s) {
+            return gemv(a, depth, count, most, s);
+          });
+          std::printf("   gemv%d %6.1f us %4.0f%%", static_cast<int>(depth), gemv_us, 100 * bytes / bandwidth / gemv_us);
+        }
+      std::printf("\n");
     }
   check(cudaFree(weights));
   check(cudaFree(x));

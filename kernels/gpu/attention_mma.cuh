@@ -1,5 +1,6 @@
 #pragma once
 #include "kernels/gpu/attention_tile.cuh"
+#include "kernels/gpu/dependent.cuh"
 
 /// Attention by tensor cores: one kernel for decode and prefill rows, blocks of four warps that loop over the items.
 ///
@@ -421,6 +422,8 @@ __global__ void __launch_bounds__(attention_threads, attention_tile_sizes<E4m3, 
                          int n_stages) {
   using sizes = attention_tile_sizes<E4m3, HeadDim>;
   extern __shared__ __align__(128) unsigned char shared[];
+  let_next_start();
+  wait_for_previous();
   const std::uint32_t n_work = *a.n_items * a.shape.n_kv_heads;
   for (std::uint32_t turn = 0; turn * gridDim.x < n_work; ++turn) {
     const std::uint32_t piece = piece_of_turn(turn);
@@ -464,8 +467,8 @@ cudaError_t launch_attention_mma(const attention_args& a, cudaStream_t stream) {
   if (per_sm < 1) return cudaErrorInvalidConfiguration;
   const std::uint32_t most_work = max_attention_items(a.shape) * a.shape.n_kv_heads;
   const std::uint32_t blocks = min(a.shape.n_sms * per_sm, most_work);
-  kernel<<<blocks, attention_threads, bytes, stream>>>(a, view_attention_scratch(a), n_stages);
-  return cudaGetLastError();
+  return launch_dependent(kernel, blocks, attention_threads, static_cast<std::size_t>(bytes), stream, a,
+                          view_attention_scratch(a), n_stages);
 }
 
 /// For the translation unit of one pair of types.

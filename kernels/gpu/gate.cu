@@ -1,24 +1,10 @@
 #include "kernels/gpu/dense.hpp"
+#include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
+#include "kernels/gpu/gate.cuh"
 
 namespace troupe::kernels::gpu {
 namespace {
-
-/// x / (1 + exp(-y)); __fdividef is within 2 ulp and gives 0 where exp overflows. With y = x it is SiLU.
-__device__ float logistic_share(float x, float y) { return __fdividef(x, 1.0f + expf(-y)); }
-
-template <gate_activation activation>
-__device__ float activate(float x) {
-  if constexpr (activation == gate_activation::silu) {
-    return logistic_share(x, x);
-  } else if constexpr (activation == gate_activation::gelu_tanh) {
-    // x (1 + tanh u) / 2 = x / (1 + exp(-2u)), which loses nothing where tanh nears -1. u = sqrt(2/pi) (x + 0.044715
-    // x^3)
-    return logistic_share(x, 1.5957691216057308f * x * fmaf(0.044715f * x, x, 1.0f));
-  } else {
-    return 0.5f * x * erfcf(-0.70710678118654752f * x);
-  }
-}
 
 constexpr int gate_threads = 256;
 
@@ -28,6 +14,8 @@ __global__ void __launch_bounds__(gate_threads)
     gate_kernel(const packet<T>* gate_up, const float* gate_bias, const float* up_bias, packet<T>* out,
                 std::uint32_t packets, const std::uint32_t* n_tokens) {
   constexpr int size = packet<T>::size;
+  let_next_start();
+  wait_for_previous();
   const std::uint64_t t = blockIdx.x;
   if (t >= *n_tokens) return;
   for (std::uint32_t i = blockIdx.y * gate_threads + threadIdx.x; i < packets; i += gridDim.y * gate_threads) {
@@ -70,21 +58,18 @@ cudaError_t gated_activation(gate_activation activation, const void* gate_up, co
     const std::uint32_t packets = ffn / packet<T>::size;
     const dim3 grid(max_tokens, row_blocks(packets));
     const auto launch = [&](auto kernel) {
-      kernel<<<grid, gate_threads, 0, stream>>>(static_cast<const packet<T>*>(gate_up), gate_bias, up_bias,
-                                                static_cast<packet<T>*>(out), packets, n_tokens);
+      return launch_dependent(kernel, grid, gate_threads, 0, stream, static_cast<const packet<T>*>(gate_up), gate_bias,
+                              up_bias, static_cast<packet<T>*>(out), packets, n_tokens);
     };
     switch (activation) {
       case gate_activation::silu:
-        launch(gate_kernel<T, gate_activation::silu>);
-        break;
+        return launch(gate_kernel<T, gate_activation::silu>);
       case gate_activation::gelu_tanh:
-        launch(gate_kernel<T, gate_activation::gelu_tanh>);
-        break;
+        return launch(gate_kernel<T, gate_activation::gelu_tanh>);
       case gate_activation::gelu_erf:
-        launch(gate_kernel<T, gate_activation::gelu_erf>);
-        break;
+        return launch(gate_kernel<T, gate_activation::gelu_erf>);
     }
-    return cudaGetLastError();
+    return cudaErrorInvalidValue;
   });
 }
 

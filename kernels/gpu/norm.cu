@@ -1,4 +1,5 @@
 #include "kernels/gpu/dense.hpp"
+#include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 
 namespace troupe::kernels::gpu {
@@ -42,22 +43,31 @@ template <class T, bool centered, bool in_registers>
 __global__ void __launch_bounds__(max_threads)
     norm_kernel(rms_norm_args a, const float* shift, const std::uint32_t* n_tokens) {
   __shared__ float shared[32];
+  const std::uint32_t n = a.hidden / 4;
+  const auto* weight = reinterpret_cast<const float4*>(a.weight);
+  float4 kept_weight[kept];
+  let_next_start();
+  if constexpr (in_registers) {  // weights never change in a step
+#pragma unroll
+    for (int k = 0; k < kept; ++k)
+      if (const std::uint32_t i = threadIdx.x + k * blockDim.x; i < n) kept_weight[k] = weight[i];
+  }
+  wait_for_previous();
   const std::uint32_t t = blockIdx.x;
   if (t >= *n_tokens) return;
-  const std::uint32_t n = a.hidden / 4;
   float4* row = reinterpret_cast<float4*>(a.h + std::uint64_t{a.gather != nullptr ? a.gather[t] : t} * a.hidden);
   const float4* bias = reinterpret_cast<const float4*>(a.bias);
   float4 x[kept];
 
   const auto load = [&](std::uint32_t i) { return bias != nullptr ? add(row[i], bias[i]) : row[i]; };
-  // f(packet, index) for the packets of this thread.
+  // f(packet, index, weight) for the packets of this thread.
   const auto for_each = [&](auto&& f) {
     if constexpr (in_registers) {
 #pragma unroll
       for (int k = 0; k < kept; ++k)
-        if (const std::uint32_t i = threadIdx.x + k * blockDim.x; i < n) f(x[k], i);
+        if (const std::uint32_t i = threadIdx.x + k * blockDim.x; i < n) f(x[k], i, kept_weight[k]);
     } else {
-      for (std::uint32_t i = threadIdx.x; i < n; i += blockDim.x) f(load(i), i);
+      for (std::uint32_t i = threadIdx.x; i < n; i += blockDim.x) f(load(i), i, weight[i]);
     }
   };
   if constexpr (in_registers) {
@@ -70,17 +80,16 @@ __global__ void __launch_bounds__(max_threads)
   float mean = 0;
   if constexpr (centered) {
     float s = 0;
-    for_each([&](float4 v, std::uint32_t) { s += sum(v); });
+    for_each([&](float4 v, std::uint32_t, float4) { s += sum(v); });
     mean = block_sum(s, shared) / count;
   }
   float s = 0;
-  for_each([&](float4 v, std::uint32_t) { s = squares(centered ? less(v, mean) : v, s); });
+  for_each([&](float4 v, std::uint32_t, float4) { s = squares(centered ? less(v, mean) : v, s); });
   const float inverse = 1.0f / sqrtf(block_sum(s, shared) / count + a.eps);
 
   T* out = static_cast<T*>(a.out) + std::uint64_t{t} * a.hidden;
-  for_each([&](float4 v, std::uint32_t i) {
+  for_each([&](float4 v, std::uint32_t i, float4 w) {
     if (bias != nullptr && a.gather == nullptr) row[i] = v;
-    const float4 w = reinterpret_cast<const float4*>(a.weight)[i];
     const float4 y = centered ? less(v, mean) : v;
     float4 b = {0, 0, 0, 0};
     if (centered && shift != nullptr) b = reinterpret_cast<const float4*>(shift)[i];
@@ -99,11 +108,9 @@ cudaError_t norm(const rms_norm_args& a, const float* shift, const std::uint32_t
   const std::uint32_t threads = packets < max_threads ? (packets + 31) / 32 * 32 : max_threads;
   return with_element(a.type, [&](auto x) {
     using T = decltype(x);
-    if (packets <= kept * max_threads)
-      norm_kernel<T, centered, true><<<max_tokens, threads, 0, stream>>>(a, shift, n_tokens);
-    else
-      norm_kernel<T, centered, false><<<max_tokens, threads, 0, stream>>>(a, shift, n_tokens);
-    return cudaGetLastError();
+    const auto kernel =
+        packets <= kept * max_threads ? norm_kernel<T, centered, true> : norm_kernel<T, centered, false>;
+    return launch_dependent(kernel, max_tokens, threads, 0, stream, a, shift, n_tokens);
   });
 }
 

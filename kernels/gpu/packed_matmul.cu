@@ -1,3 +1,4 @@
+#include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/packed_fragment.cuh"
 
@@ -33,7 +34,6 @@ __global__ void __launch_bounds__(32 * max_warps, n_tiles == 1 ? 3 : 2)
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
   const std::uint32_t cols = a.weight.cols, n_records = chunks<Form>(cols);
   const std::byte* records = a.weight.data + record_offset<Form>(blockIdx.x, 0, cols);
-  const std::uint32_t n = *n_tokens;
 
   constexpr int in_flight = fragment<Form>::in_flight;
   fragment<Form> f[in_flight];
@@ -44,9 +44,13 @@ __global__ void __launch_bounds__(32 * max_warps, n_tiles == 1 ? 3 : 2)
         f[i].load(records + std::uint64_t{r} * Form::bytes, lane);
   };
 
+  let_next_start();
+  load(warp);  // weights never change in a step
+  wait_for_previous();
+  const std::uint32_t n = *n_tokens;
   std::uint32_t first = 0;
   do {
-    load(warp);  // before the first use of n, which is on its way as well
+    if (first > 0) load(warp);
     float acc[n_tiles][4] = {};
     token_source<T, n_tiles> x;
     x.cols = cols;
@@ -116,14 +120,12 @@ __global__ void __launch_bounds__(256) packed_matmul_f32_kernel(packed_matmul_ar
 }
 
 template <class Form, class T>
-void launch_mma(const packed_matmul_args& a, const std::uint32_t* n_tokens, std::uint32_t max_tokens,
-                cudaStream_t stream) {
+cudaError_t launch_mma(const packed_matmul_args& a, const std::uint32_t* n_tokens, std::uint32_t max_tokens,
+                       cudaStream_t stream) {
   const std::uint32_t records = chunks<Form>(a.weight.cols), warps = records < max_warps ? records : max_warps;
   const std::uint32_t blocks = tiles(a.weight.rows);
-  if (max_tokens <= 8)
-    packed_matmul_kernel<Form, T, 1><<<blocks, 32 * warps, 0, stream>>>(a, n_tokens);
-  else
-    packed_matmul_kernel<Form, T, 2><<<blocks, 32 * warps, 0, stream>>>(a, n_tokens);
+  const auto kernel = max_tokens <= 8 ? packed_matmul_kernel<Form, T, 1> : packed_matmul_kernel<Form, T, 2>;
+  return launch_dependent(kernel, blocks, 32 * warps, 0, stream, a, n_tokens);
 }
 
 }  // namespace
@@ -135,14 +137,10 @@ cudaError_t packed_matmul(const packed_matmul_args& a, const std::uint32_t* n_to
   return with_form(a.weight.form, cudaErrorInvalidValue, [&](auto f) {
     using Form = decltype(f);
     if (a.weight.cols % (Form::cols == 256 ? 256 : 32) != 0) return cudaErrorInvalidValue;
-    if (a.type == dtype::f16)
-      launch_mma<Form, __half>(a, n_tokens, max_tokens, stream);
-    else if (a.type == dtype::bf16)
-      launch_mma<Form, __nv_bfloat16>(a, n_tokens, max_tokens, stream);
-    else if (a.type == dtype::f32)
-      packed_matmul_f32_kernel<Form><<<(a.weight.rows + 7) / 8, 256, 0, stream>>>(a, n_tokens);
-    else
-      return cudaErrorInvalidValue;
+    if (a.type == dtype::f16) return launch_mma<Form, __half>(a, n_tokens, max_tokens, stream);
+    if (a.type == dtype::bf16) return launch_mma<Form, __nv_bfloat16>(a, n_tokens, max_tokens, stream);
+    if (a.type != dtype::f32) return cudaErrorInvalidValue;
+    packed_matmul_f32_kernel<Form><<<(a.weight.rows + 7) / 8, 256, 0, stream>>>(a, n_tokens);
     return cudaGetLastError();
   });
 }

@@ -1,4 +1,5 @@
 #include "kernels/gpu/dense.hpp"
+#include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 
 namespace troupe::kernels::gpu {
@@ -64,6 +65,8 @@ __device__ float rotated(const float* x, const float2* table, std::uint32_t e, s
 template <class T, kv_type type>
 __global__ void __launch_bounds__(32 * head_warps) rope_and_store_kernel(rope_store_args a, const std::uint32_t* n) {
   __shared__ float heads[head_warps][2][max_head_dim];
+  let_next_start();
+  wait_for_previous();
   const std::uint32_t t = blockIdx.x;
   if (t >= *n) return;
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -133,21 +136,20 @@ cudaError_t rope_and_store(const rope_store_args& a, const std::uint32_t* n_toke
   const dim3 grid(max_tokens, (a.n_heads + 2 * a.kv.n_kv_heads + head_warps - 1) / head_warps);
   return with_element(a.type, [&](auto x) {
     using T = decltype(x);
+    const auto launch = [&](auto kernel) {
+      return launch_dependent(kernel, grid, 32 * head_warps, 0, stream, a, n_tokens);
+    };
     switch (a.kv.type) {
       case kv_type::f32:
-        rope_and_store_kernel<T, kv_type::f32><<<grid, 32 * head_warps, 0, stream>>>(a, n_tokens);
-        break;
+        return launch(rope_and_store_kernel<T, kv_type::f32>);
       case kv_type::f16:
-        rope_and_store_kernel<T, kv_type::f16><<<grid, 32 * head_warps, 0, stream>>>(a, n_tokens);
-        break;
+        return launch(rope_and_store_kernel<T, kv_type::f16>);
       case kv_type::bf16:
-        rope_and_store_kernel<T, kv_type::bf16><<<grid, 32 * head_warps, 0, stream>>>(a, n_tokens);
-        break;
+        return launch(rope_and_store_kernel<T, kv_type::bf16>);
       case kv_type::e4m3:
-        rope_and_store_kernel<T, kv_type::e4m3><<<grid, 32 * head_warps, 0, stream>>>(a, n_tokens);
-        break;
+        return launch(rope_and_store_kernel<T, kv_type::e4m3>);
     }
-    return cudaGetLastError();
+    return cudaErrorInvalidValue;
   });
 }
 

@@ -266,10 +266,16 @@ void gpu_decoder::layer(checked& ok, std::uint32_t i, const bucket& b, const ste
   ok(products_.run(w.o, residual(attended_, b.tokens), n, b.tokens, stream));
   add_up(ok, b.tokens, stream);
   norm(w.o_bias, w.ffn_norm);
-  ok(products_.run(w.gate_up, {normed_, gate_up_, type, w.gate_up.rows}, n, b.tokens, stream));
-  ok(g::gated_activation(gate_of(c_.act), gate_up_, w.gate_bias, w.up_bias, activated_, type, c_.ffn, n, b.tokens,
-                         stream),
-     "gated_activation");
+  result<bool> gated = false;
+  if (!w.gate_bias && !w.up_bias)
+    gated = products_.run_gated(w.gate_up, gate_of(c_.act), {normed_, activated_, type, c_.ffn}, n, b.tokens, stream);
+  if (!gated) ok(gated.take_error());
+  if (gated && !*gated) {
+    ok(products_.run(w.gate_up, {normed_, gate_up_, type, w.gate_up.rows}, n, b.tokens, stream));
+    ok(g::gated_activation(gate_of(c_.act), gate_up_, w.gate_bias, w.up_bias, activated_, type, c_.ffn, n, b.tokens,
+                           stream),
+       "gated_activation");
+  }
   ok(products_.run(w.down, residual(activated_, b.tokens), n, b.tokens, stream));
   add_up(ok, b.tokens, stream);
 }

@@ -1,10 +1,11 @@
 #include "src/gpu/products.hpp"
 
-#include "kernels/gpu/matmul.hpp"
+#include "kernels/gpu/gemv.hpp"
 
 namespace troupe::gpu {
 
 using kernels::dtype;
+using kernels::gpu::gemv_depth;
 using kernels::gpu::packed_form;
 
 namespace {
@@ -84,7 +85,7 @@ result<products::choice*> products::plan(const product_shape& s) {
   auto found = candidates(*c, 1);
   if (!found) return found.take_error();
   if (found->empty())
-    c->own = true;  // a shape that cuBLASLt does not take (columns that are not aligned to 16 bytes)
+    c->who = choice::maker::matmul;  // a shape that cuBLASLt does not take (columns that are not aligned to 16 bytes)
   else
     c->algorithm = found->front().algo;
   slot = std::move(c);
@@ -102,7 +103,7 @@ result<void> products::dense(const linear_part& part, std::uint32_t cols, const 
                              const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t stream) {
   if (deterministic_) {
     choice own(nullptr);
-    own.own = true;
+    own.who = choice::maker::matmul;
     return launch(own, part, cols, weight, p, n, max_tokens, stream);
   }
   auto c = plan({max_tokens, part.rows, cols, p.ld_y, compute_, p.y_type, p.accumulate});
@@ -112,11 +113,42 @@ result<void> products::dense(const linear_part& part, std::uint32_t cols, const 
 
 result<void> products::launch(const choice& c, const linear_part& part, std::uint32_t cols, const void* weight,
                               const product& p, const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t stream) {
-  void* const y = shifted(p.y, p.y_type, part.first_row);
-  if (!c.own) return blas(c, weight, p, y, stream);
-  return check(kernels::gpu::matmul({weight, p.x, compute_, part.rows, cols, y, p.y_type, p.ld_y, p.accumulate}, n,
-                                    max_tokens, stream),
-               "matmul");
+  const kernels::gpu::matmul_args args = arguments(part, cols, weight, p);
+  switch (c.who) {
+    case choice::maker::blas:
+      return blas(c, weight, p, args.y, stream);
+    case choice::maker::matmul:
+      return check(kernels::gpu::matmul(args, n, max_tokens, stream), "matmul");
+    case choice::maker::gemv2:
+      return check(kernels::gpu::gemv(args, gemv_depth::two, n, max_tokens, stream), "gemv");
+    case choice::maker::gemv4:
+      return check(kernels::gpu::gemv(args, gemv_depth::four, n, max_tokens, stream), "gemv");
+  }
+  return {};
+}
+
+kernels::gpu::matmul_args products::arguments(const linear_part& part, std::uint32_t cols, const void* weight,
+                                              const product& p) const {
+  return {weight,   p.x,    compute_,     part.rows, cols, shifted(p.y, p.y_type, part.first_row),
+          p.y_type, p.ld_y, p.accumulate};
+}
+
+result<bool> products::run_gated(const linear& l, kernels::gpu::gate_activation activation, const product& p,
+                                 const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t stream) {
+  if (deterministic_ || l.parts.size() != 1 || l.packed() || max_tokens > kernels::gpu::gemv_most_tokens) return false;
+  const linear_part& part = l.parts.front();
+  // Where the plain product is a gemv, so is this; which it is has been timed as a product of all rows.
+  auto c = plan({max_tokens, part.rows, l.cols, part.rows, compute_, p.y_type, false});
+  if (!c) return c.take_error();
+  const choice::maker who = (*c)->who;
+  if (who != choice::maker::gemv2 && who != choice::maker::gemv4) return false;
+  const gemv_depth depth = who == choice::maker::gemv2 ? gemv_depth::two : gemv_depth::four;
+  if (auto ok = check(kernels::gpu::gemv_gated(arguments(part, l.cols, part.dense, p), activation, depth, n, max_tokens,
+                                               stream),
+                      "gemv_gated");
+      !ok)
+    return ok.take_error();
+  return true;
 }
 
 result<void> products::run(const linear& l, const product& p, const std::uint32_t* n, std::uint32_t max_tokens,

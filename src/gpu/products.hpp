@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/common/dtype.hpp"
+#include "kernels/gpu/matmul.hpp"
 #include "src/gpu/blas_library.hpp"
 #include "src/gpu/device.hpp"
 #include "src/gpu/device_weights.hpp"
@@ -44,6 +45,11 @@ class products {
   /// few tokens, and always in deterministic mode; else into scratch first.
   result<void> run(const linear&, const product&, const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t);
 
+  /// The first half of a gated MLP, y [n, rows / 2] of the compute type, where one kernel does that: false, and nothing
+  /// enqueued, where it takes a product and the activation after it.
+  result<bool> run_gated(const linear& gate_up, kernels::gpu::gate_activation, const product&, const std::uint32_t* n,
+                         std::uint32_t max_tokens, cudaStream_t);
+
   /// Times, for the unpacked parts of these alike layers, what cuBLASLt offers for steps of max_tokens and our own
   /// kernel, and keeps the fastest; layers are taken in turn so that weights come from memory as in a step. Overwrites
   /// y and waits for the stream. *n must be max_tokens. Nothing to do in deterministic mode, or where the choice is
@@ -64,7 +70,7 @@ class products {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
-    bool own = false;    ///< our kernel instead
+    enum class maker : std::uint8_t { blas, matmul, gemv2, gemv4 } who = maker::blas;  ///< cuBLASLt or a kernel of ours
     bool timed = false;  ///< else it is the heuristic's first
     const blas_library* lt;
     explicit choice(const blas_library* library) : lt(library) {}
@@ -77,6 +83,7 @@ class products {
   result<std::vector<cublasLtMatmulHeuristicResult_t>> candidates(const choice&, int most);
   result<float> time(const choice&, std::span<const linear* const> layers, std::size_t part, const product&,
                      const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t);
+  kernels::gpu::matmul_args arguments(const linear_part&, std::uint32_t cols, const void* weight, const product&) const;
   result<void> blas(const choice&, const void* weight, const product&, void* y, cudaStream_t);
   result<void> dense(const linear_part&, std::uint32_t cols, const void* weight, const product&, const std::uint32_t* n,
                      std::uint32_t max_tokens, cudaStream_t);

@@ -6,6 +6,7 @@
 #include <iomanip>
 #include <sstream>
 
+#include "kernels/gpu/gemv.hpp"
 #include "src/base/log.hpp"
 #include "src/gpu/products.hpp"
 
@@ -18,6 +19,8 @@ namespace {
 constexpr int n_candidates = 8;
 constexpr int rounds = 3;
 constexpr std::size_t most_layers = 16;  // enough weights to leave the caches behind
+
+const std::string own_names[] = {"matmul", "gemv2", "gemv4"};  // in the order of choice::maker, after blas
 
 std::string hex(const cublasLtMatmulAlgo_t& a) {
   std::ostringstream out;
@@ -71,14 +74,25 @@ result<void> products::tune(std::span<const linear* const> layers, const product
     if (!planned) return planned.take_error();
     choice& c = **planned;
     if (std::exchange(c.timed, true)) continue;
-    choice best(nullptr);
-    best.own = true;
-    auto least = time(best, layers, part, p, n, max_tokens, stream);
+    choice own(nullptr);
+    own.who = choice::maker::matmul;
+    auto least = time(own, layers, part, p, n, max_tokens, stream);
     if (!least) return least.take_error();
-    bool own = true;
+    if (kernels::gpu::can_gemv(arguments(first.parts[part], first.cols, first.parts[part].dense, p), max_tokens)) {
+      for (const choice::maker who : {choice::maker::gemv2, choice::maker::gemv4}) {
+        choice rows(nullptr);
+        rows.who = who;
+        auto ms = time(rows, layers, part, p, n, max_tokens, stream);
+        if (!ms) return ms.take_error();
+        if (*ms >= *least) continue;
+        *least = *ms;
+        own.who = who;
+      }
+    }
+    choice::maker who = own.who;
     auto found = candidates(c, n_candidates);
     if (!found) return found.take_error();
-    c.own = false;
+    c.who = choice::maker::blas;
     cublasLtMatmulAlgo_t winner = c.algorithm;
     for (const cublasLtMatmulHeuristicResult_t& candidate : *found) {
       c.algorithm = candidate.algo;
@@ -87,10 +101,10 @@ result<void> products::tune(std::span<const linear* const> layers, const product
       if (*ms >= *least) continue;
       *least = *ms;
       winner = candidate.algo;
-      own = false;
+      who = choice::maker::blas;
     }
     c.algorithm = winner;
-    c.own = own;
+    c.who = who;
   }
   return {};
 }
@@ -99,7 +113,7 @@ std::string products::signature() const {
   int device = 0;
   cudaDeviceProp properties{};
   if (cudaGetDevice(&device) == cudaSuccess) (void)cudaGetDeviceProperties(&properties, device);
-  return std::string("troupe products 1, cublasLt ") + std::to_string(lt_->version()) + ", " + properties.name;
+  return std::string("troupe products 2, cublasLt ") + std::to_string(lt_->version()) + ", " + properties.name;
 }
 
 void products::read_choices(const std::string& path) {
@@ -119,9 +133,14 @@ void products::read_choices(const std::string& path) {
     if (s.type != compute_) continue;
     auto c = std::make_unique<choice>(lt_);
     if (!describe(s, *c)) continue;
-    c->own = what == "own";
+    const auto named = std::ranges::find(own_names, what);
+    c->who = named == std::end(own_names)
+                 ? choice::maker::blas
+                 : static_cast<choice::maker>(1 + std::distance(std::begin(own_names), named));
     c->timed = true;
-    if (!c->own) {
+    const bool is_gemv = c->who == choice::maker::gemv2 || c->who == choice::maker::gemv4;
+    if (is_gemv && s.m > kernels::gpu::gemv_most_tokens) continue;
+    if (c->who == choice::maker::blas) {
       // The library says whether this algorithm computes this product here.
       cublasLtMatmulHeuristicResult_t fits{};
       if (!from_hex(what, c->algorithm) ||
@@ -145,7 +164,8 @@ result<void> products::write_choices(const std::string& path) const {
       if (c->timed)
         out << s.m << ' ' << s.rows << ' ' << s.cols << ' ' << s.ld_y << ' ' << static_cast<std::uint32_t>(s.type)
             << ' ' << static_cast<std::uint32_t>(s.y_type) << ' ' << s.accumulate << ' '
-            << (c->own ? "own" : hex(c->algorithm)) << '\n';
+            << (c->who == choice::maker::blas ? hex(c->algorithm) : own_names[static_cast<std::size_t>(c->who) - 1])
+            << '\n';
     if (!out.flush()) return failure(errc::io_failed, part + ": cannot be written: the timed choices are not kept");
   }
   if (std::rename(part.c_str(), path.c_str()) != 0)

@@ -1,7 +1,9 @@
 #include "kernels/gpu/matmul.hpp"
 
 #include <cstring>
+#include <functional>
 
+#include "kernels/gpu/gemv.hpp"
 #include "kernels/gpu/matmul_rule.hpp"
 #include "tests/gpu_kernels/device.hpp"
 
@@ -30,7 +32,7 @@ struct product {
 
   /// What lies beyond the n rows of x, and beyond `rows` in each row of y, is NaN before and has to be after.
   std::vector<float> run(const std::vector<float>& x, std::uint32_t n, std::uint32_t max_tokens,
-                         const std::vector<float>* add_to = nullptr) const {
+                         const std::vector<float>* add_to = nullptr, const std::function<decltype(matmul)>& compute = matmul) const {
     const std::uint32_t ld_y = rows + 3;
     device_array<std::uint8_t> dx(std::size_t{max_tokens} * cols * size_of(type));
     dx.put(encode(type, std::span(x).first(std::size_t{n} * cols)));
@@ -42,7 +44,7 @@ struct product {
     device_array<std::uint8_t> dy(encode(y_type, before));
     device_array<std::uint32_t> dn(std::vector<std::uint32_t>{n});
     const matmul_args a{device_weight, dx, type, rows, cols, dy, y_type, ld_y, add_to != nullptr};
-    check(matmul(a, dn, max_tokens, nullptr));
+    check(compute(a, dn, max_tokens, nullptr));
     const std::vector<float> all = decode(y_type, dy.take());
     std::vector<float> y;
     std::size_t touched = 0;
@@ -169,6 +171,71 @@ BOOST_AUTO_TEST_CASE(accumulating_adds_the_product_once) {
       for (std::size_t i = 0; i < want.size(); ++i) want[i] += y[i];
       BOOST_TEST(same_bits(p.run(x, n, n + 1, &residual), want), "type " << static_cast<int>(type) << ", n " << n);
     }
+}
+
+BOOST_AUTO_TEST_CASE(gemv_is_close_to_f64) {
+  std::mt19937 rng(6);
+  const auto gemv_of = [](gemv_depth depth) {
+    return [depth](const matmul_args& a, const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t s) {
+      return gemv(a, depth, n, max_tokens, s);
+    };
+  };
+  for (dtype type : {dtype::f16, dtype::bf16}) {
+    double worst = 0;
+    for (auto [rows, cols] : {std::pair{1u, 8u}, {7u, 504u}, {130u, 512u}, {1001u, 520u}, {257u, 4096u}, {60u, 14336u}})
+      for (std::uint32_t max_tokens : {1u, 2u, 4u})
+        for (std::uint32_t n = 1; n <= max_tokens; ++n) {
+          const product f32(type, dtype::f32, rows, cols, rng), same(type, type, rows, cols, rng);
+          const auto x = rounded(type, random_normal(rng, std::size_t{n} * cols));
+          const auto want = reference(f32, x, n);
+          for (const gemv_depth depth : {gemv_depth::two, gemv_depth::four}) {
+            const auto compute = gemv_of(depth);
+            const double error = relative_error(f32.run(x, n, max_tokens, nullptr, compute), want);
+            worst = std::max(worst, error);
+            BOOST_TEST(error <= 5e-5, rows << " x " << cols << ", n " << n << " of " << max_tokens << ": " << error);
+            const double bound = type == dtype::f16 ? 5e-4 : 2.5e-3;
+            BOOST_TEST(relative_error(same.run(x, n, max_tokens, nullptr, compute), reference(same, x, n)) <= bound);
+            const auto residual = random_normal(rng, std::size_t{n} * rows, 10);
+            std::vector<double> sum(want);
+            for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<double>(residual[i]);
+            BOOST_TEST(relative_error(f32.run(x, n, max_tokens, &residual, compute), sum) <= 5e-5);
+          }
+        }
+    BOOST_TEST_MESSAGE("gemv of type " << static_cast<int>(type) << ": worst relative error " << worst);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_gated_gemv_is_the_product_and_the_activation) {
+  std::mt19937 rng(7);
+  for (dtype type : {dtype::f16, dtype::bf16})
+    for (auto [ffn, cols] : {std::pair{1u, 8u}, {301u, 520u}, {64u, 4096u}})
+      for (std::uint32_t n : {1u, 2u, 3u}) {
+        const std::uint32_t max_tokens = n == 3 ? 4 : n;
+        const product p(type, dtype::f32, 2 * ffn, cols, rng);
+        const auto x = rounded(type, random_normal(rng, std::size_t{n} * cols, 0.05f));
+        const auto both = reference(p, x, n);
+        device_array<std::uint8_t> dx(encode(type, x)), dy(std::size_t{max_tokens} * ffn * 2);
+        device_array<std::uint32_t> dn(std::vector<std::uint32_t>{n});
+        for (const auto activation : {gate_activation::silu, gate_activation::gelu_tanh, gate_activation::gelu_erf}) {
+          std::vector<double> want;
+          for (std::uint32_t t = 0; t < n; ++t)
+            for (std::uint32_t i = 0; i < ffn; ++i) {
+              const double g = both[std::size_t{t} * 2 * ffn + i], u = both[std::size_t{t} * 2 * ffn + ffn + i];
+              const double a = activation == gate_activation::silu ? g / (1 + std::exp(-g))
+                               : activation == gate_activation::gelu_erf
+                                   ? 0.5 * g * std::erfc(-g / std::sqrt(2.0))
+                                   : 0.5 * g * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g)));
+              want.push_back(a * u);
+            }
+          dy.poison();
+          check(gemv_gated({p.device_weight, dx, type, 2 * ffn, cols, dy, type, ffn, false}, activation, gemv_depth::four,
+                           dn, max_tokens, nullptr));
+          const auto y = decode(type, dy.take());
+          const double error = relative_error(std::span(y).first(want.size()), want);
+          BOOST_TEST(error <= (type == dtype::f16 ? 5e-4 : 2.5e-3), ffn << " x " << cols << ", n " << n << ": " << error);
+          for (std::size_t i = want.size(); i < y.size(); ++i) BOOST_TEST(std::isnan(y[i]));
+        }
+      }
 }
 
 BOOST_AUTO_TEST_CASE(one_graph_serves_every_number_of_tokens) {
