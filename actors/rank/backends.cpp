@@ -67,6 +67,7 @@ result<made_ranks> make_all(const engine_options& o, const make_rank& make) {
   making.back().wait();  // the last one is made on this thread
   made_ranks all;
   std::optional<failure> why;
+  std::vector<std::function<void()>> aborts;
   for (std::uint32_t r = 0; r < size; ++r) {
     auto one = making[r].get();
     if (!one) {  // a rank that was only waiting is not the cause
@@ -79,10 +80,14 @@ result<made_ranks> make_all(const engine_options& o, const make_rank& make) {
     all.threads += one->threads;
     all.kv_bytes += one->kv_bytes;
     all.weight_bytes += one->weight_bytes;
+    if (one->abort) aborts.push_back(std::move(one->abort));
   }
   if (why) return *why;
   if (size > 1) {
-    all.group.abort = [member = members[0]] { member->abort(); };
+    all.group.abort = [member = members[0], aborts = std::move(aborts)] {
+      member->abort();
+      for (const auto& abort : aborts) abort();
+    };
     all.group.awaited = [member = members[0]] { return member->awaited(); };
   }
   return all;
@@ -152,9 +157,10 @@ result<made_ranks> make_ranks(const engine_options& o, std::shared_ptr<const mod
   if (!ordinal) return make_cpu(o, std::move(m), std::move(sinks));
   if (o.reference)
     return failure(errc::invalid_argument, "the reference path computes on the CPU: leave the device out");
-  if (o.tensor_parallel_size > 1)
-    return failure(errc::unsupported, "tensor-parallel-size " + std::to_string(o.tensor_parallel_size) +
-                                          ": several GPUs cannot be used yet: use 1, or device cpu");
+  if (const auto there = gpus().size(); *ordinal + o.tensor_parallel_size > there)
+    return failure(errc::not_found, "tensor-parallel-size " + std::to_string(o.tensor_parallel_size) + " from cuda:" +
+                                        std::to_string(*ordinal) + " on: this machine has " + std::to_string(there) +
+                                        " GPUs that can be used: choose a smaller size or another device");
   return make_all(o, [&](std::uint32_t rank, std::shared_ptr<group::collective> group) {
     return make_gpu(o, *ordinal + static_cast<int>(rank), m, rank == 0 ? sinks : nullptr, std::move(group));
   });

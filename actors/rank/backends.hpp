@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@ struct made_backend {
   std::string arithmetic;     ///< "avx2", "reference", "bf16"
   std::uint32_t threads = 0;  ///< compute threads on the CPU
   std::uint64_t kv_bytes = 0, weight_bytes = 0;
+  std::function<void()> abort;  ///< ends what the backend has of its own with other ranks; any thread; may be empty
 };
 
 /// All ranks of an engine; sizes and threads are of all together.

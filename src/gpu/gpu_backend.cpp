@@ -415,19 +415,29 @@ result<bool> gpu_backend::poll(model::step_done& done) {
   return true;
 }
 
-std::uint64_t page_bytes(const model::model& m, const gpu_options& o) {
-  return gpu_decoder::page_bytes(m.config, o.kv);
+result<std::uint64_t> page_bytes(const model::model& m, const gpu_options& o) {
+  auto s = shard_of(m, o.place);
+  if (!s) return s.take_error();
+  model::model_config c = m.config;
+  c.n_kv_heads = s->kv_heads.count;
+  return gpu_decoder::page_bytes(c, o.kv);
+}
+
+result<std::unique_ptr<model::backend>> make_gpu_backend(rank_plan p, const gpu_options& o,
+                                                         std::shared_ptr<model::sink_table> sinks,
+                                                         std::shared_ptr<communicator> group) {
+  log().info("cuda:{} {}: {} of {} MiB free", o.device, p.card.name, p.bytes.describe(), p.bytes.free >> 20);
+  auto backend = std::make_unique<gpu_backend>(p.shape, o, std::move(sinks), p.local->config.window);
+  if (auto ok = backend->take(std::move(p), std::move(group)); !ok) return ok.take_error();
+  return std::unique_ptr<model::backend>(std::move(backend));
 }
 
 result<std::unique_ptr<model::backend>> make_gpu_backend(std::shared_ptr<const model::model> m, const gpu_options& o,
                                                          std::shared_ptr<model::sink_table> sinks,
                                                          std::shared_ptr<communicator> group) {
-  auto p = plan_rank(m, o);
+  auto p = plan_rank(std::move(m), o);
   if (!p) return p.take_error();
-  log().info("{}: {} of {} MiB free", p->card.name, p->bytes.describe(), p->bytes.free >> 20);
-  auto backend = std::make_unique<gpu_backend>(p->shape, o, std::move(sinks), m->config.window);
-  if (auto ok = backend->take(std::move(*p), std::move(group)); !ok) return ok.take_error();
-  return std::unique_ptr<model::backend>(std::move(backend));
+  return make_gpu_backend(std::move(*p), o, std::move(sinks), std::move(group));
 }
 
 }  // namespace troupe::gpu

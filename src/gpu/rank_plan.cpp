@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "src/gpu/gpu_backend.hpp"
 #include "src/model/slot_table.hpp"
 
 namespace troupe::gpu {
@@ -123,12 +122,6 @@ std::string memory_plan::describe() const {
   return "weights " + mib(weights) + ", KV cache " + mib(kv) + " (" + std::to_string(page_bytes ? kv / page_bytes : 0) +
          " pages), activations " + mib(activations) + ", slots " + mib(slots) + ", workspace " + mib(workspace) +
          ", together " + mib(total());
-}
-
-result<memory_plan> plan_memory(std::shared_ptr<const model::model> m, const gpu_options& o) {
-  auto p = plan_rank(std::move(m), o);
-  if (!p) return p.take_error();
-  return p->bytes;
 }
 
 }  // namespace troupe::gpu

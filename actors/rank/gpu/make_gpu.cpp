@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <chrono>
+#include <span>
 
 #include "actors/rank/backends.hpp"
 #include "src/gpu/device.hpp"
@@ -59,6 +61,41 @@ result<gpu::gpu_options> gpu_options_of(const engine_options& o, int ordinal, co
   return g;
 }
 
+/// NCCL among the ranks; its id comes from rank 0.
+result<std::shared_ptr<gpu::communicator>> join(group::collective& group, int ordinal, std::chrono::seconds limit) {
+  gpu::group_id id{};
+  if (group.place().rank == 0) {
+    auto made = gpu::make_group_id();
+    if (!made) return made.take_error();
+    id = *made;
+  }
+  if (auto ok = group.broadcast(std::as_writable_bytes(std::span(id))); !ok) return ok.take_error();
+  if (auto card = gpu::use_device(ordinal); !card) return card.take_error();
+  if (auto ok = group.barrier(); !ok) return ok.take_error();  // from here on nobody waits for one without a card
+  return gpu::communicator::join(group.place(), id, limit);
+}
+
+/// Ranks plan by what their cards have free; all take as many pages, and sequences as long, as the least of them can.
+result<void> agree(group::collective& group, const model::rank_shape& shape, gpu::gpu_options& g) {
+  constexpr std::uint32_t half = 1u << 16;  // floats carry 24 bits exactly
+  const model::group_place place = group.place();
+  std::vector<float> all(std::size_t{place.size} * 4);
+  std::vector<model::slice> slices;
+  for (std::uint32_t r = 0; r < place.size; ++r) slices.push_back({4 * r, 4});
+  const std::uint32_t mine[] = {shape.n_pages[0] / half, shape.n_pages[0] % half, shape.max_model_len / half,
+                                shape.max_model_len % half};
+  std::copy(std::begin(mine), std::end(mine), all.begin() + 4 * place.rank);
+  if (auto ok = group.share_columns(all.data(), all.size(), 1, slices); !ok) return ok;
+  const auto number = [&](std::size_t at) { return static_cast<std::uint32_t>(all[at]) * half + static_cast<std::uint32_t>(all[at + 1]); };
+  g.n_pages = shape.n_pages[0];
+  g.max_model_len = shape.max_model_len;
+  for (std::size_t r = 0; r < place.size; ++r) {
+    g.n_pages = std::min(g.n_pages, number(4 * r));
+    g.max_model_len = std::min(g.max_model_len, number(4 * r + 2));
+  }
+  return {};
+}
+
 }  // namespace
 
 std::vector<std::string> gpus() {
@@ -71,26 +108,42 @@ std::vector<std::string> gpus() {
 }
 
 result<made_backend> make_gpu(const engine_options& o, int ordinal, std::shared_ptr<const model::model> m,
-                              std::shared_ptr<model::sink_table> sinks, std::shared_ptr<group::collective>) {
+                              std::shared_ptr<model::sink_table> sinks, std::shared_ptr<group::collective> group) {
   auto g = gpu_options_of(o, ordinal, *m);
   if (!g) return g.take_error();
+  if (group) g->place = group->place();
   if (o.kv_cache_memory_bytes) {
-    g->n_pages = static_cast<std::uint32_t>(
-        std::min<std::uint64_t>(o.kv_cache_memory_bytes / gpu::page_bytes(*m, *g), 1u << 30));
+    auto page = gpu::page_bytes(*m, *g);
+    if (!page) return page.take_error();
+    // A rank's pages hold its share of the heads; the budget is of all ranks.
+    const std::uint64_t of_all = *page * g->place.size;
+    g->n_pages = static_cast<std::uint32_t>(std::min<std::uint64_t>(o.kv_cache_memory_bytes / of_all, 1u << 30));
     if (g->n_pages == 0)
       return failure(errc::invalid_argument, "kv_cache_memory_bytes: one page of the KV cache takes " +
-                                                 std::to_string(gpu::page_bytes(*m, *g)) + " bytes: give more");
+                                                 std::to_string(of_all) + " bytes: give more");
   }
-  auto plan = gpu::plan_memory(m, *g);
+  std::shared_ptr<gpu::communicator> communicator;
+  if (group) {
+    auto joined = join(*group, ordinal, std::chrono::seconds(o.step_timeout));
+    if (!joined) return joined.take_error();
+    communicator = std::move(*joined);
+  }
+  auto plan = gpu::plan_rank(m, *g);
   if (!plan) return plan.take_error();
+  if (group) {
+    if (auto ok = agree(*group, plan->shape, *g); !ok) return ok.take_error();
+    plan = gpu::plan_rank(m, *g);
+    if (!plan) return plan.take_error();
+  }
   made_backend made;
-  auto backend = gpu::make_gpu_backend(std::move(m), *g, std::move(sinks));
+  made.kv_bytes = plan->bytes.kv;
+  made.weight_bytes = plan->bytes.weights;
+  auto backend = gpu::make_gpu_backend(std::move(*plan), *g, std::move(sinks), communicator);
   if (!backend) return backend.take_error();
   made.backend = std::move(*backend);
   made.device = "cuda:" + std::to_string(ordinal);
   made.arithmetic = g->compute == dtype::f32 ? "float32" : g->compute == dtype::f16 ? "float16" : "bfloat16";
-  made.kv_bytes = plan->kv;
-  made.weight_bytes = plan->weights;
+  if (communicator) made.abort = [communicator] { communicator->abort(); };
   return made;
 }
 
