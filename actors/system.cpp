@@ -230,7 +230,7 @@ class actor_system::wiring {
       sender.send_control(sched::rank_failed(cause.first, cause.second));
     }
     ranks_.end_group();
-    lose(cause.second);
+    lose((ranks_.size() > 1 ? "rank " + std::to_string(cause.first) + ": " : "") + cause.second);
   }
 
   void lose(const std::string& what) {
