@@ -82,6 +82,14 @@ result<void> check_device(const std::string& device) {
   return failure(errc::invalid_argument, "device '" + device + "': use auto, cpu, cuda or cuda:N");
 }
 
+result<std::vector<std::uint32_t>> plan_pages(const engine_options&, const model::group_place&, const model::model&) {
+  return std::vector<std::uint32_t>{1};
+}
+result<made_backend> make_member(const engine_options& o, std::shared_ptr<group::collective>, const std::vector<std::uint32_t>&,
+                                 std::shared_ptr<const model::model> m, std::shared_ptr<model::sink_table> sinks) {
+  return make_backend(o, m, sinks);
+}
+
 result<made_backend> make_backend(const engine_options& o, std::shared_ptr<const model::model> m,
                                   std::shared_ptr<model::sink_table> sinks) {
   if (auto ok = check_device(o.device); !ok) return ok.take_error();

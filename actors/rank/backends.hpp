@@ -7,6 +7,7 @@
 #include <troupe/options.hpp>
 
 #include "src/base/result.hpp"
+#include "src/group/collective.hpp"
 #include "src/model/backend.hpp"
 #include "src/model/open_model.hpp"
 
@@ -25,6 +26,13 @@ struct made_backend {
 /// unsupported, not_found, out_of_memory, rank_failed.
 result<made_backend> make_backend(const engine_options&, std::shared_ptr<const model::model>,
                                   std::shared_ptr<model::sink_table> sinks);
+
+/// The KV pages, per group, that a rank of a group can hold at most with these options.
+result<std::vector<std::uint32_t>> plan_pages(const engine_options&, const model::group_place&, const model::model&);
+/// One rank of a group, for whoever makes them in several processes. `threads` are this rank's.
+result<made_backend> make_member(const engine_options&, std::shared_ptr<group::collective>,
+                                 const std::vector<std::uint32_t>& n_pages, std::shared_ptr<const model::model>,
+                                 std::shared_ptr<model::sink_table> sinks);
 
 /// "cpu", "cuda:1" and so on, checked for form only. Errors: invalid_argument.
 result<void> check_device(const std::string& device);

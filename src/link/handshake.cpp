@@ -29,7 +29,7 @@ void refuse(channel& link, const std::string& why) {
   link.cut();
 }
 
-result<introduced> introduce(channel link, const std::string& secret, time_point deadline) {
+result<introduced> introduce(channel& link, const std::string& secret, time_point deadline) {
   challenge c;
   c.program = program_version();
   fill_random(c.fresh);
@@ -50,8 +50,7 @@ result<introduced> introduce(channel link, const std::string& secret, time_point
     return failure(errc::rank_failed, g ? link.far() + " was turned away: " + why : g.error().message);
   }
   link.limit(limits::frame_bytes);
-  introduced out{std::move(link), g->rank, proof_of_rank0(secret, c.fresh, g->fresh)};
-  return out;
+  return introduced{g->rank, proof_of_rank0(secret, c.fresh, g->fresh)};
 }
 
 result<hello> greet(channel& link, const std::string& secret, std::uint32_t rank, time_point deadline) {

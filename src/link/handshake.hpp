@@ -13,13 +13,12 @@ std::string program_version();
 
 /// A rank that has proved that it knows the secret. `hello` is owed to it.
 struct introduced {
-  channel link;
   std::uint32_t rank = any_rank;
   digest proof{};  ///< for the hello: rank 0's
 };
 /// Rank 0's side. Whoever is of another version or does not know the secret is told so and turned away. Errors:
 /// rank_failed.
-result<introduced> introduce(channel, const std::string& secret, time_point deadline);
+result<introduced> introduce(channel&, const std::string& secret, time_point deadline);
 
 /// The rank's side: answers the challenge, checks rank 0's proof. Errors: rank_failed, with what rank 0 said if it
 /// turned this rank away.
