@@ -9,6 +9,7 @@
 
 #include "src/cpu/decoder.hpp"
 #include "src/cpu/forward.hpp"
+#include "src/cpu/rank_part.hpp"
 #include "src/cpu/region.hpp"
 #include "src/cpu/slot_draws.hpp"
 #include "src/cpu/thread_pool.hpp"
@@ -24,12 +25,13 @@ std::uint64_t logits_bytes(const model::rank_shape& s) { return std::uint64_t{he
 
 std::uint32_t threads_of(const cpu_options& o) { return o.threads ? o.threads : available_processors(); }
 
-result<memory_plan> plan_pass(const model::model& m, const model::rank_shape& s, const cpu_options& o) {
-  return o.reference ? result<memory_plan>(plan_reference(m.config, s)) : decoder::plan(m, s, o, threads_of(o));
+result<memory_plan> plan_pass(const rank_part& p, const model::rank_shape& s, const cpu_options& o) {
+  return o.reference ? result<memory_plan>(plan_reference(p.model->config, s)) : decoder::plan(p, s, o, threads_of(o));
 }
 
-/// Defaults filled in, everything checked against the limits of the arithmetic.
-result<model::rank_shape> shape_of(const model::model& m, const cpu_options& o) {
+/// Defaults filled in, everything checked against the limits of the arithmetic. All ranks have as many pages.
+result<model::rank_shape> shape_of(const std::vector<rank_part>& ranks, std::uint32_t rank, const cpu_options& o) {
+  const model::model& m = *ranks[rank].model;
   const auto refuse = [](const std::string& what) { return failure(errc::invalid_argument, what); };
   if (!kernels::cpu::isa_supported(o.isa))
     return refuse("this processor has no " + std::string(kernels::cpu::name(o.isa)) + ": choose a lower tier");
@@ -37,6 +39,9 @@ result<model::rank_shape> shape_of(const model::model& m, const cpu_options& o) 
   if (o.max_slots == 0 || o.max_slots > 65536) return refuse("the number of sequences must be between 1 and 65536");
   if (o.max_batched_tokens == 0 || o.max_batched_tokens > 65536)
     return refuse("the number of tokens in one step must be between 1 and 65536");
+  if (o.reference && ranks.size() > 1)
+    return failure(errc::unsupported, "tensor-parallel-size " + std::to_string(ranks.size()) +
+                                          ": the reference path computes on one rank: leave one of the two out");
   model::rank_shape s;
   s.vocab = m.config.vocab;
   s.max_model_len = o.max_model_len ? o.max_model_len : m.config.context;
@@ -45,15 +50,19 @@ result<model::rank_shape> shape_of(const model::model& m, const cpu_options& o) 
   s.max_batched_tokens = o.max_batched_tokens;
   s.depth = 1;
   s.n_pages = {0};
-  auto pass = plan_pass(m, s, o);
-  if (!pass) return pass.take_error();
-  const std::uint64_t page_bytes = pass->page_bytes;
+  std::uint64_t own_page = 0, page_bytes = 0;
+  for (std::uint32_t r = 0; r < ranks.size(); ++r) {
+    auto pass = plan_pass(ranks[r], s, o);
+    if (!pass) return pass.take_error();
+    page_bytes += pass->page_bytes;
+    if (r == rank) own_page = pass->page_bytes;
+  }
   const std::uint64_t per_sequence = (s.max_model_len + page_tokens - 1) / page_tokens;
   std::uint64_t pages = o.n_pages;
   if (pages == 0)
     pages = std::clamp<std::uint64_t>((std::uint64_t{1} << 30) / page_bytes, per_sequence, per_sequence * s.max_slots);
   if (pages >= model::no_page) return refuse("more KV pages than page numbers");
-  s.groups = {{m.config.window, m.config.n_layers, page_bytes}};
+  s.groups = {{m.config.window, m.config.n_layers, own_page}};
   s.n_pages = {static_cast<std::uint32_t>(pages)};
   return s;
 }
@@ -61,9 +70,11 @@ result<model::rank_shape> shape_of(const model::model& m, const cpu_options& o) 
 class cpu_backend final : public model::backend {
  public:
   cpu_backend(const model::rank_shape& shape, const cpu_options& o, std::shared_ptr<model::sink_table> sinks,
-              std::unique_ptr<thread_pool> pool, std::unique_ptr<forward> pass, region logits, std::uint32_t window)
+              std::shared_ptr<group::collective> group, std::unique_ptr<thread_pool> pool, std::unique_ptr<forward> pass,
+              region logits, std::uint32_t window)
       : shape_(shape),
         sinks_(std::move(sinks)),
+        group_(std::move(group)),
         pool_(std::move(pool)),
         forward_(std::move(pass)),
         logits_(std::move(logits)),
@@ -99,8 +110,10 @@ class cpu_backend final : public model::backend {
     for (const model::page_fork& f : plan.forks()) forward_->fork(f.from, f.to);
     const step_batch batch = slot_draws_.resolve(slots_.batch());
     if (!batch.rows.empty()) {
-      forward_->run(batch);
-      finish(plan, batch, done);
+      if (auto ok = forward_->run(batch); !ok) return ok.take_error();
+      auto finished = finish(plan, batch, done);
+      sink_.reset();
+      if (!finished) return finished.take_error();
     }
     plan_.reset();
     done.device_ns = static_cast<std::uint64_t>((std::chrono::steady_clock::now() - start).count());
@@ -108,40 +121,57 @@ class cpu_backend final : public model::backend {
   }
 
  private:
-  /// Logits of the outputs, a few rows at a time: into sinks or into the samplers.
-  void finish(const model::step_plan_view& plan, const step_batch& batch, model::step_done& done) {
+  /// Logits of the outputs, a few rows at a time: into sinks or into the samplers. In a group rank 0 does that, and tells
+  /// the others what was drawn, because their slots need it for the next step.
+  result<void> finish(const model::step_plan_view& plan, const step_batch& batch, model::step_done& done) {
     const auto n_outputs = static_cast<std::uint32_t>(batch.outputs.size());
-    std::shared_ptr<logits_sink> sink;
+    const bool answers = !group_ || group_->place().rank == 0;
     std::uint32_t sink_row = 0xffffffffu;
     for (std::uint32_t first = 0; first < n_outputs; first += head_rows) {
       const std::uint32_t n = std::min(head_rows, n_outputs - first);
-      forward_->logits(first, n, logits_.at<float>(0));
+      if (auto ok = forward_->logits(first, n, logits_.at<float>(0)); !ok) return ok;
       draws_.fill({});
-      if (n == 1) {
-        draw_row(plan, batch, first, 0, samplers_[0]);
-      } else {
-        pool_->run([&](team& t) {
-          t.for_tiles(n, 1, [&](std::uint32_t begin, std::uint32_t end) {
-            for (std::uint32_t i = begin; i < end; ++i) draw_row(plan, batch, first + i, i, samplers_[t.index()]);
-          });
-        });
-      }
+      if (answers) draw_rows(plan, batch, first, n);
+      if (group_)
+        if (auto ok = group_->broadcast(std::as_writable_bytes(std::span(draws_).first(n))); !ok) return ok;
       for (std::uint32_t i = 0; i < n; ++i) {
         const step_output& o = batch.outputs[first + i];
         const model::plan_row& row = plan.rows()[o.row];
         const sample::draw& d = draws_[i];
-        if (row.output == model::row_output::logits) {
-          if (sink_row != o.row) sink = sinks_ ? sinks_->find(row.sink) : nullptr;
-          if (sink_row != o.row) done.rows.push_back({row.slot, -1, 0, 0.0f});
-          sink_row = o.row;
-          if (!d.ok) done.rows.back().flags = model::row_failed;
-          if (sink) sink->on_logits(batch.positions[o.token], {logits_row(i), shape_.vocab});
-          continue;
+        const bool samples = row.output != model::row_output::logits;
+        if (samples && d.ok) {
+          if (static_cast<std::uint32_t>(d.token) >= shape_.vocab)
+            return failure(errc::rank_failed, "rank 0 drew token " + std::to_string(d.token) + ", which is none");
+          slot_draws_.drew(row.slot, d.token);
         }
-        done.rows.push_back({row.slot, d.token, d.ok ? 0u : model::row_failed, d.logprob});
-        if (d.ok) slot_draws_.drew(row.slot, d.token);
+        if (answers) answer(row, o, batch, i, done, sink_row);
       }
     }
+    return {};
+  }
+
+  /// One output's part of the answer; the outputs of a row of logits share one.
+  void answer(const model::plan_row& row, const step_output& o, const step_batch& batch, std::uint32_t i,
+              model::step_done& done, std::uint32_t& sink_row) {
+    const sample::draw& d = draws_[i];
+    if (row.output != model::row_output::logits) {
+      done.rows.push_back({row.slot, d.token, d.ok ? 0u : model::row_failed, d.logprob});
+      return;
+    }
+    if (sink_row != o.row) sink_ = sinks_ ? sinks_->find(row.sink) : nullptr;
+    if (sink_row != o.row) done.rows.push_back({row.slot, -1, 0, 0.0f});
+    sink_row = o.row;
+    if (!d.ok) done.rows.back().flags = model::row_failed;
+    if (sink_) sink_->on_logits(batch.positions[o.token], {logits_row(i), shape_.vocab});
+  }
+
+  void draw_rows(const model::step_plan_view& plan, const step_batch& batch, std::uint32_t first, std::uint32_t n) {
+    if (n == 1) return draw_row(plan, batch, first, 0, samplers_[0]);
+    pool_->run([&](team& t) {
+      t.for_tiles(n, 1, [&](std::uint32_t begin, std::uint32_t end) {
+        for (std::uint32_t i = begin; i < end; ++i) draw_row(plan, batch, first + i, i, samplers_[t.index()]);
+      });
+    });
   }
 
   void draw_row(const model::step_plan_view& plan, const step_batch& batch, std::uint32_t output, std::uint32_t i,
@@ -160,6 +190,7 @@ class cpu_backend final : public model::backend {
 
   model::rank_shape shape_;
   std::shared_ptr<model::sink_table> sinks_;
+  std::shared_ptr<group::collective> group_;  ///< null: alone
   std::unique_ptr<thread_pool> pool_;
   std::unique_ptr<forward> forward_;
   region logits_;
@@ -167,6 +198,7 @@ class cpu_backend final : public model::backend {
   slot_draws slot_draws_;
   std::vector<sample::sampler> samplers_;
   std::array<sample::draw, head_rows> draws_;
+  std::shared_ptr<logits_sink> sink_;  ///< of the row of logits that is being answered
   std::shared_ptr<const model::step_plan> plan_;
   step_seq last_ = 0;
 };
@@ -179,28 +211,45 @@ std::string memory_plan::describe() const {
          " pages), activations " + mib(activations) + ", slots " + mib(slots) + ", together " + mib(total());
 }
 
-result<memory_plan> plan_memory(const model::model& m, const cpu_options& o) {
-  auto shape = shape_of(m, o);
-  if (!shape) return shape.take_error();
-  auto p = plan_pass(m, *shape, o);
-  if (!p) return p;
-  p->activations += logits_bytes(*shape) + threads_of(o) * sample::sampler::bytes(shape->vocab);
-  p->slots = model::slot_table::bytes(*shape) + slot_draws::bytes(*shape);
-  return p;
+result<memory_plan> plan_memory(const model::model& m, const cpu_options& o, std::uint32_t n_ranks) {
+  // The parts are gone before the caller's model is.
+  auto ranks = divide(std::shared_ptr<const model::model>(std::shared_ptr<void>(), &m), n_ranks);
+  if (!ranks) return ranks.take_error();
+  memory_plan all;
+  for (std::uint32_t r = 0; r < n_ranks; ++r) {
+    auto shape = shape_of(*ranks, r, o);
+    if (!shape) return shape.take_error();
+    auto p = plan_pass((*ranks)[r], *shape, o);
+    if (!p) return p;
+    all.weights += p->weights;
+    all.kv += p->kv;
+    all.activations += p->activations + logits_bytes(*shape) + threads_of(o) * sample::sampler::bytes(shape->vocab);
+    all.slots += model::slot_table::bytes(*shape) + slot_draws::bytes(*shape);
+    all.page_bytes += p->page_bytes;
+  }
+  return all;
 }
 
 result<std::unique_ptr<model::backend>> make_cpu_backend(std::shared_ptr<const model::model> m, const cpu_options& o,
-                                                         std::shared_ptr<model::sink_table> sinks) {
-  auto shape = shape_of(*m, o);
+                                                         std::shared_ptr<model::sink_table> sinks,
+                                                         std::shared_ptr<group::collective> group) {
+  if (group && group->place().size == 1) group = nullptr;
+  const model::group_place place = group ? group->place() : model::group_place{};
+  auto ranks = divide(std::move(m), place.size);
+  if (!ranks) return ranks.take_error();
+  auto shape = shape_of(*ranks, place.rank, o);
   if (!shape) return shape.take_error();
-  const std::uint32_t window = m->config.window;
+  rank_part part = std::move((*ranks)[place.rank]);
+  part.group = group;
+  const std::uint32_t window = part.model->config.window;
   try {
     auto pool = std::make_unique<thread_pool>(threads_of(o));
     auto logits = region::take(logits_bytes(*shape), "logits");
     if (!logits) return logits.take_error();
-    auto pass = o.reference ? make_reference(std::move(m), *shape, *pool) : decoder::make(std::move(m), *shape, o, *pool);
+    auto pass = o.reference ? make_reference(std::move(part.model), *shape, *pool)
+                            : decoder::make(std::move(part), *shape, o, *pool);
     if (!pass) return pass.take_error();
-    return std::unique_ptr<model::backend>(new cpu_backend(*shape, o, std::move(sinks), std::move(pool),
+    return std::unique_ptr<model::backend>(new cpu_backend(*shape, o, std::move(sinks), std::move(group), std::move(pool),
                                                            std::move(*pass), std::move(*logits), window));
   } catch (const std::bad_alloc&) {
     return failure(errc::out_of_memory, "no memory for the tables of " + std::to_string(o.max_slots) +

@@ -6,16 +6,17 @@
 
 #include "kernels/cpu/isa.hpp"
 #include "src/base/result.hpp"
+#include "src/group/collective.hpp"
 #include "src/model/backend.hpp"
 #include "src/model/open_model.hpp"
 
-/// The CPU rank: a forward pass over SIMD kernels on a pool of compute threads.
+/// The CPU rank, alone or one of a tensor-parallel group: a forward pass over SIMD kernels on a pool of compute threads.
 namespace troupe::cpu {
 
 enum class kv_dtype : std::uint8_t { f16, bf16, f32 };
 
 struct cpu_options {
-  std::uint32_t threads = 0;             ///< compute threads, the caller's included; 0: one per processor available
+  std::uint32_t threads = 0;             ///< of the rank, the caller's included; 0: one per processor available
   kernels::cpu::isa isa = kernels::cpu::best_isa();
   kv_dtype kv = kv_dtype::f16;
   std::uint32_t max_slots = 64;
@@ -36,13 +37,20 @@ struct memory_plan {
   std::string describe() const;   ///< one line for a person
 };
 
-/// What make_cpu_backend would take; also the way to turn a memory budget into n_pages.
-result<memory_plan> plan_memory(const model::model&, const cpu_options&);
+/// What the make_cpu_backend of n_ranks ranks would take together, each with these options; page_bytes is then of one page
+/// on all ranks, of which each holds its own heads. Also the way to turn a memory budget into n_pages. Errors:
+/// invalid_argument, unsupported (a model that cannot be divided so).
+result<memory_plan> plan_memory(const model::model&, const cpu_options&, std::uint32_t n_ranks = 1);
 
 /// Packs the weights and takes all memory. `sinks` may be null when no plan has logits rows. The backend computes on
 /// the thread that calls poll(), with its own workers beside; depth 1. Errors: invalid_argument, unsupported,
 /// out_of_memory.
+///
+/// With a group: this rank's part of the whole model; all ranks get the same model, options (but for threads and isa) and
+/// plans, and give the same bits as one rank alone. Only rank 0 answers with tokens and fills sinks. A step waits for the
+/// other ranks; when the group fails, so do launch or poll.
 result<std::unique_ptr<model::backend>> make_cpu_backend(std::shared_ptr<const model::model>, const cpu_options&,
-                                                         std::shared_ptr<model::sink_table> sinks);
+                                                         std::shared_ptr<model::sink_table> sinks,
+                                                         std::shared_ptr<group::collective> = nullptr);
 
 }  // namespace troupe::cpu

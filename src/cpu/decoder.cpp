@@ -23,7 +23,7 @@ kv_type type_of(kv_dtype t) {
   return t == kv_dtype::f32 ? kv_type::f32 : t == kv_dtype::bf16 ? kv_type::bf16 : kv_type::f16;
 }
 
-std::uint32_t widest(const model::model_config& c) { return std::max({c.hidden, c.q_size(), c.ffn}); }
+std::uint32_t widest(const rank_part& p) { return std::max({p.hidden.width, p.attended.width, p.ffn.width}); }
 /// Groups of a row of `cols`; rows that are never quantized may have any width.
 std::uint64_t groups_of(std::uint32_t cols) { return (cols + group_size - 1) / group_size; }
 
@@ -36,24 +36,25 @@ std::uint32_t tile_chunk(std::uint32_t tiles, std::uint32_t threads) { return st
 
 }  // namespace
 
-decoder::offsets decoder::lay_out(const model::model_config& c, const model::rank_shape& s, std::uint32_t threads) {
+decoder::offsets decoder::lay_out(const rank_part& p, const model::rank_shape& s, std::uint32_t threads) {
+  const model::model_config& c = p.model->config;
   const std::uint64_t n = s.max_batched_tokens;
   layout shared, own;
   offsets o{};
   o.h = shared.add<float>(n * c.hidden);
   o.a = shared.add<float>(n * c.hidden);
-  o.groups = shared.add<activation_group>(n * groups_of(widest(c)));
+  o.groups = shared.add<activation_group>(n * groups_of(widest(p)));
   o.rope = shared.add<float>(n * 2 * c.rope.dim);
   o.b = shared.add<float>(n * c.hidden);
   o.qkv = shared.add<float>(n * (c.q_size() + 2 * c.kv_size()));
-  o.att = shared.add<float>(n * c.q_size());
-  o.gate = shared.add<float>(n * c.ffn);
+  o.att = shared.add<float>(n * p.attended.width);
+  o.gate = shared.add<float>(n * p.ffn.width);
   o.up = shared.add<float>(n * c.ffn);
   o.n_partials = attention_plan::partial_floats(attention_shape(c, s, threads));
   o.partials = shared.add<float>(o.n_partials);
   o.own_h = own.add<float>(few_rows * c.hidden);
   o.own_a = own.add<float>(few_rows * c.hidden);
-  o.own_groups = own.add<activation_group>(few_rows * groups_of(widest(c)));
+  o.own_groups = own.add<activation_group>(few_rows * groups_of(widest(p)));
   o.own_rope = own.add<float>(few_rows * 2 * c.rope.dim);
   o.own_attention = own.add<std::byte>(attention_scratch_bytes(c.head_dim));
   o.own_bytes = (own.bytes() + 4095) / 4096 * 4096;  // threads stay off each other's lines
@@ -62,36 +63,37 @@ decoder::offsets decoder::lay_out(const model::model_config& c, const model::ran
   return o;
 }
 
-result<memory_plan> decoder::plan(const model::model& m, const model::rank_shape& s, const cpu_options& o,
+result<memory_plan> decoder::plan(const rank_part& part, const model::rank_shape& s, const cpu_options& o,
                                   std::uint32_t threads) {
+  const model::model& m = *part.model;
   auto weights = packed_weights::bytes(m);
   if (!weights) return weights.take_error();
   memory_plan p;
   p.weights = *weights;
   p.page_bytes = std::uint64_t{m.config.n_layers} * m.config.n_kv_heads * kv_head_bytes(type_of(o.kv), m.config.head_dim);
   p.kv = p.page_bytes * s.n_pages[0];
-  p.activations = lay_out(m.config, s, threads).total;
+  p.activations = lay_out(part, s, threads).total;
   return p;
 }
 
-result<std::unique_ptr<forward>> decoder::make(std::shared_ptr<const model::model> m, const model::rank_shape& s,
-                                               const cpu_options& o, thread_pool& pool) {
-  auto sizes = plan(*m, s, o, pool.size());
+result<std::unique_ptr<forward>> decoder::make(rank_part part, const model::rank_shape& s, const cpu_options& o,
+                                               thread_pool& pool) {
+  auto sizes = plan(part, s, o, pool.size());
   if (!sizes) return sizes.take_error();
   auto kv = region::take(sizes->kv, "the KV cache");
   if (!kv) return kv.take_error();
   auto scratch = region::take(sizes->activations, "activations");
   if (!scratch) return scratch.take_error();
-  auto weights = packed_weights::make(*m, pool);
+  auto weights = packed_weights::make(*part.model, pool);
   if (!weights) return weights.take_error();
   return std::unique_ptr<forward>(
-      new decoder(std::move(m), s, o, pool, std::move(*weights), std::move(*kv), std::move(*scratch)));
+      new decoder(std::move(part), s, o, pool, std::move(*weights), std::move(*kv), std::move(*scratch)));
 }
 
-decoder::decoder(std::shared_ptr<const model::model> m, const model::rank_shape& s, const cpu_options& o,
-                 thread_pool& pool, packed_weights weights, region kv, region scratch)
-    : model_(std::move(m)),
-      c_(model_->config),
+decoder::decoder(rank_part part, const model::rank_shape& s, const cpu_options& o, thread_pool& pool,
+                 packed_weights weights, region kv, region scratch)
+    : part_(std::move(part)),
+      c_(part_.model->config),
       vector_(vector_kernels_for(o.isa)),
       matmul_(matmul_kernels_for(o.isa)),
       attention_(attention_kernels_for(o.isa)),
@@ -101,7 +103,7 @@ decoder::decoder(std::shared_ptr<const model::model> m, const model::rank_shape&
       kv_(std::move(kv)),
       scratch_(std::move(scratch)),
       page_bytes_(std::uint64_t{c_.n_layers} * c_.n_kv_heads * kv_head_bytes(kv_type_, c_.head_dim)),
-      at_(lay_out(c_, s, pool.size())),
+      at_(lay_out(part_, s, pool.size())),
       b_(scratch_.at<float>(at_.b)),
       qkv_(scratch_.at<float>(at_.qkv)),
       att_(scratch_.at<float>(at_.att)),
@@ -109,7 +111,7 @@ decoder::decoder(std::shared_ptr<const model::model> m, const model::rank_shape&
       up_(scratch_.at<float>(at_.up)),
       plan_(attention_shape(c_, s, pool.size())) {
   std::vector<float> divisors;
-  if (const format::tensor_view* t = model_->weights.find(tensor_role::rope_divisors)) {
+  if (const format::tensor_view* t = part_.model->weights.find(tensor_role::rope_divisors)) {
     divisors.resize(t->shape.elements());
     (void)format::dequantize(*t, divisors);
   }
@@ -120,13 +122,14 @@ void decoder::fork(page_id from, page_id to) {
   if (from != to) std::memcpy(kv_.data() + to * page_bytes_, kv_.data() + from * page_bytes_, page_bytes_);
 }
 
-void decoder::run(const step_batch& batch) {
+result<void> decoder::run(const step_batch& batch) {
   batch_ = batch;
   plan_.build(batch);
   pool_.run([this](team& t) { walk(t); });
+  return failed_ ? result<void>(*failed_) : result<void>();
 }
 
-void decoder::logits(std::uint32_t first, std::uint32_t n, float* out) {
+result<void> decoder::logits(std::uint32_t first, std::uint32_t n, float* out) {
   const bool few = n <= few_rows;
   pool_.run([&](team& t) {
     rows r = rows_of(t, few);
@@ -144,8 +147,11 @@ void decoder::logits(std::uint32_t first, std::uint32_t n, float* out) {
       t.barrier();
     }
     const linear* parts[] = {&weights_.head};
-    multiply(t, parts, &out, c_.vocab, r.a, c_.hidden, r, n);
+    float* const to = out + part_.vocab.own.begin;
+    multiply(t, parts, &to, c_.vocab, r.a, c_.hidden, r, n);
   });
+  if (!part_.group) return {};
+  return part_.group->gather_columns(out, c_.vocab, n, part_.vocab.of);
 }
 
 decoder::rows decoder::rows_of(const team& t, bool few) const {
@@ -156,6 +162,17 @@ decoder::rows decoder::rows_of(const team& t, bool few) const {
   }
   return {scratch_.at<float>(at_.h), scratch_.at<float>(at_.a), scratch_.at<activation_group>(at_.groups),
           scratch_.at<float>(at_.rope)};
+}
+
+/// Every thread has computed its share of the rank's columns of x [n][width]; when this returns true, x is whole on all
+/// threads, with the other ranks' columns. False: the group has failed, on all threads.
+bool decoder::meet(team& t, float* x, const shared_columns& columns, std::uint32_t n) {
+  t.barrier();
+  if (!part_.group) return true;
+  if (t.index() == 0)
+    if (auto ok = part_.group->share_columns(x, columns.width, n, columns.of); !ok) failed_ = ok.take_error();
+  t.barrier();
+  return !failed_;
 }
 
 void decoder::walk(team& t) {
@@ -187,19 +204,18 @@ void decoder::walk(team& t) {
         for (std::uint32_t k = 0; k < n_outputs; ++k)
           std::memmove(next.h + k * c_.hidden, r.h + std::size_t{batch_.outputs[k].token} * c_.hidden,
                        c_.hidden * sizeof(float));
-      t.barrier();
       n = n_outputs;
       few = now_few;
       r = next;
-    } else {
-      t.barrier();
     }
-    quantize(t, r, n, few, att_, c_.q_size(), l.o.wants_groups());
+    if (!meet(t, att_, part_.attended, n)) return;
+    quantize(t, r, n, few, att_, part_.attended.width, l.o.wants_groups());
     const linear* o[] = {&l.o};
-    multiply(t, o, &b_, c_.hidden, att_, c_.q_size(), r, n);
-    t.barrier();
+    float* const own = b_ + part_.hidden.own.begin;
+    multiply(t, o, &own, c_.hidden, att_, part_.attended.width, r, n);
+    if (!meet(t, b_, part_.hidden, n)) return;
     norm(t, r, n, few, b_, l.o.bias, l.ffn_norm, l.gate.wants_groups() || l.up.wants_groups());
-    feed_forward(t, l, r, n, few);
+    if (!feed_forward(t, l, r, n, few)) return;
     delta = b_;
     bias = l.down.bias;
   }
@@ -220,7 +236,7 @@ void decoder::walk(team& t) {
 }
 
 void decoder::embed(team& t, const rows& r, std::uint32_t n) {
-  const format::tensor_view& table = *model_->weights.find(tensor_role::embedding);
+  const format::tensor_view& table = *part_.model->weights.find(tensor_role::embedding);
   const auto make = [&](std::uint32_t begin, std::uint32_t end) {
     for (std::uint32_t i = begin; i < end; ++i) {
       (void)format::dequantize_rows(table, static_cast<std::uint64_t>(batch_.tokens[i]), 1,
@@ -312,8 +328,8 @@ attention_tile decoder::tile_of(const attention_task& task, std::uint32_t layer)
   t.kv_head = task.kv_head;
   t.q_stride = c_.q_size() + 2 * c_.kv_size();
   t.q = qkv_ + task.token * t.q_stride + std::size_t{task.head} * c_.head_dim;
-  t.out_stride = c_.q_size();
-  t.out = att_ + task.out * t.out_stride + std::size_t{task.head} * c_.head_dim;
+  t.out_stride = part_.attended.width;
+  t.out = att_ + task.out * t.out_stride + part_.attended.own.begin + std::size_t{task.head} * c_.head_dim;
   t.n_tokens = task.n_tokens;
   t.n_heads = task.n_heads;
   t.position = batch_.positions[task.token];
@@ -361,10 +377,12 @@ void decoder::attention(team& t, std::uint32_t layer, const rows& r, bool narrow
   });
 }
 
-/// b = down(silu(gate) * up) without the bias of down.
-void decoder::feed_forward(team& t, const layer_weights& l, const rows& r, std::uint32_t n, bool few) {
+/// b = down(silu(gate) * up) without the bias of down. False: the group has failed.
+bool decoder::feed_forward(team& t, const layer_weights& l, const rows& r, std::uint32_t n, bool few) {
+  const std::size_t ffn = part_.ffn.width;
+  float* const gate = gate_ + part_.ffn.own.begin;
   const auto activate = [&](std::uint32_t row, std::uint32_t from, std::uint32_t count) {
-    float* g = gate_ + std::size_t{row} * c_.ffn + from;
+    float* g = gate + row * ffn + from;
     float* u = up_ + std::size_t{row} * c_.ffn + from;
     if (l.gate.bias) vector_.add(g, l.gate.bias + from, count);
     if (l.up.bias) vector_.add(u, l.up.bias + from, count);
@@ -372,17 +390,18 @@ void decoder::feed_forward(team& t, const layer_weights& l, const rows& r, std::
   };
   const activations input{r.a, c_.hidden, r.groups};
   const std::uint32_t tiles = l.gate.tiles();
+  const bool by_tile = few || part_.group;  // activated where it was multiplied, ready for the exchange
   t.for_tiles(tiles, tile_chunk(tiles, t.size()), [&](std::uint32_t begin, std::uint32_t end) {
-    matmul_.matmul(l.gate.matrix, begin, end, input, n, gate_, c_.ffn);
+    matmul_.matmul(l.gate.matrix, begin, end, input, n, gate, ffn);
     matmul_.matmul(l.up.matrix, begin, end, input, n, up_, c_.ffn);
-    if (few)
+    if (by_tile)
       for (std::uint32_t i = 0; i < n; ++i)
         activate(i, begin * tile_rows, std::min(end * tile_rows, c_.ffn) - begin * tile_rows);
   });
-  t.barrier();
+  if (!meet(t, gate_, part_.ffn, n)) return false;
   const bool groups = l.down.wants_groups();
-  if (few) {
-    if (groups) matmul_.quantize_rows(gate_, c_.ffn, n, c_.ffn, 0, n, r.groups);
+  if (by_tile) {
+    quantize(t, r, n, few, gate_, part_.ffn.width, groups);
   } else {
     t.for_tiles(n, row_chunk, [&](std::uint32_t begin, std::uint32_t end) {
       for (std::uint32_t i = begin; i < end; ++i) activate(i, 0, c_.ffn);
@@ -391,8 +410,9 @@ void decoder::feed_forward(team& t, const layer_weights& l, const rows& r, std::
     t.barrier();
   }
   const linear* down[] = {&l.down};
-  multiply(t, down, &b_, c_.hidden, gate_, c_.ffn, r, n);
-  t.barrier();
+  float* const own = b_ + part_.hidden.own.begin;
+  multiply(t, down, &own, c_.hidden, gate_, ffn, r, n);
+  return meet(t, b_, part_.hidden, n);
 }
 
 }  // namespace troupe::cpu

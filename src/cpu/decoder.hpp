@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "kernels/cpu/attention.hpp"
@@ -8,6 +9,7 @@
 #include "src/cpu/attention_plan.hpp"
 #include "src/cpu/forward.hpp"
 #include "src/cpu/packed_weights.hpp"
+#include "src/cpu/rank_part.hpp"
 #include "src/cpu/region.hpp"
 
 /// The fast forward pass. All threads walk through the layers together and meet at barriers, five per layer when few
@@ -15,18 +17,19 @@
 /// less than waiting for somebody else's; with many, rows are shared out.
 ///
 /// Every output element is computed by one thread in an order that depends on weights and positions only, so neither
-/// threads nor batches nor chunks change a bit.
+/// threads nor batches nor chunks change a bit. Nor do ranks: a rank of a group computes its heads' attention and its
+/// columns of o, of the MLP and of down for all tokens, and after each of the four the ranks exchange columns, n_tokens *
+/// (q_size + 2 hidden + ffn) floats a layer; what every rank then has whole (the stream, norms) it computes for itself.
 namespace troupe::cpu {
 
 class decoder final : public forward {
  public:
-  static result<std::unique_ptr<forward>> make(std::shared_ptr<const model::model>, const model::rank_shape&,
-                                               const cpu_options&, thread_pool&);
-  static result<memory_plan> plan(const model::model&, const model::rank_shape&, const cpu_options&,
+  static result<std::unique_ptr<forward>> make(rank_part, const model::rank_shape&, const cpu_options&, thread_pool&);
+  static result<memory_plan> plan(const rank_part&, const model::rank_shape&, const cpu_options&,
                                   std::uint32_t threads);
 
-  void run(const step_batch&) override;
-  void logits(std::uint32_t first, std::uint32_t n, float* out) override;
+  result<void> run(const step_batch&) override;
+  result<void> logits(std::uint32_t first, std::uint32_t n, float* out) override;
   void fork(page_id from, page_id to) override;
 
  private:
@@ -42,10 +45,10 @@ class decoder final : public forward {
     std::uint64_t own_h, own_a, own_groups, own_rope, own_attention, own_bytes;
     std::uint64_t n_partials;
   };
-  static offsets lay_out(const model::model_config&, const model::rank_shape&, std::uint32_t threads);
+  static offsets lay_out(const rank_part&, const model::rank_shape&, std::uint32_t threads);
 
-  decoder(std::shared_ptr<const model::model>, const model::rank_shape&, const cpu_options&, thread_pool&,
-          packed_weights, region kv, region scratch);
+  decoder(rank_part, const model::rank_shape&, const cpu_options&, thread_pool&, packed_weights, region kv,
+          region scratch);
 
   rows rows_of(const team&, bool few) const;
   void walk(team&);
@@ -57,14 +60,15 @@ class decoder final : public forward {
                 std::size_t ld_x, const rows&, std::uint32_t n);
   void rotate_and_store(std::uint32_t layer, const rows&, std::uint32_t token, std::uint32_t kv_head) const;
   void attention(team&, std::uint32_t layer, const rows&, bool narrow);
-  void feed_forward(team&, const layer_weights&, const rows&, std::uint32_t n, bool few);
+  bool feed_forward(team&, const layer_weights&, const rows&, std::uint32_t n, bool few);
+  bool meet(team&, float* x, const shared_columns&, std::uint32_t n);
   kernels::cpu::attention_tile tile_of(const attention_task&, std::uint32_t layer) const;
   kernels::cpu::kv_layer kv_of(std::uint32_t layer) const;
   std::byte* attention_scratch(const team& t) const { return own(t) + at_.own_attention; }
   std::byte* own(const team& t) const { return scratch_.data() + at_.own + t.index() * at_.own_bytes; }
 
-  std::shared_ptr<const model::model> model_;
-  const model::model_config& c_;
+  rank_part part_;
+  const model::model_config& c_;  ///< of the rank's part: its heads, its columns of the MLP
   const kernels::cpu::vector_kernels& vector_;
   const kernels::cpu::matmul_kernels& matmul_;
   const kernels::cpu::attention_kernels& attention_;
@@ -78,6 +82,7 @@ class decoder final : public forward {
   float *b_, *qkv_, *att_, *gate_, *up_;
   attention_plan plan_;
   step_batch batch_;
+  std::optional<failure> failed_;  ///< of the group, for good; written by thread 0 between two barriers
 };
 
 }  // namespace troupe::cpu

@@ -19,9 +19,10 @@ class forward {
  public:
   virtual ~forward() = default;
   /// Runs all tokens through the layers, writing keys and values of each; keeps the hidden states of the outputs.
-  virtual void run(const step_batch&) = 0;
-  /// Logits of outputs [first, first + n) of the last batch: out is [n][vocab].
-  virtual void logits(std::uint32_t first, std::uint32_t n, float* out) = 0;
+  /// Errors, as of `logits`: rank_failed (the group of ranks cannot go on).
+  virtual result<void> run(const step_batch&) = 0;
+  /// Logits of outputs [first, first + n) of the last batch: out is [n][vocab], filled on rank 0; on others partly.
+  virtual result<void> logits(std::uint32_t first, std::uint32_t n, float* out) = 0;
   /// Copies a KV page.
   virtual void fork(page_id from, page_id to) = 0;
 };

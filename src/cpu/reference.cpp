@@ -58,7 +58,7 @@ class reference final : public forward {
     frequencies_ = model::inverse_frequencies(c_.rope, divisors);
   }
 
-  void run(const step_batch& batch) override {
+  result<void> run(const step_batch& batch) override {
     batch_ = batch;
     const auto n = static_cast<std::uint32_t>(batch.tokens.size());
     const tensor_view& embedding = *find(tensor_role::embedding, 0);
@@ -81,13 +81,15 @@ class reference final : public forward {
       linear(gate_, n, layer, tensor_role::down, tensor_role::down_bias, b_);
       for (std::size_t i = 0; i < std::size_t{n} * c_.hidden; ++i) h_[i] += b_[i];
     }
+    return {};
   }
 
-  void logits(std::uint32_t first, std::uint32_t n, float* out) override {
+  result<void> logits(std::uint32_t first, std::uint32_t n, float* out) override {
     for (std::uint32_t i = 0; i < n; ++i)
       norm(h_ + std::size_t{batch_.outputs[first + i].token} * c_.hidden, 1, *find(tensor_role::output_norm, 0),
            a_ + std::size_t{i} * c_.hidden);
     matmul(a_, n, model_->weights.head(), nullptr, out);
+    return {};
   }
 
   void fork(page_id from, page_id to) override {
