@@ -124,7 +124,7 @@ void add_rank(CLI::App& app, int& exit_code) {
   CLI::App* c = app.add_subcommand("rank", "a rank of a server with --rendezvous on this or another host");
   c->add_option("model", a->rank.model, "where the model is on this host (default: where it is on rank 0's)")->type_name("MODEL");
   c->add_option("--join", a->join, "where rank 0 listens: its --rendezvous")->type_name("HOST:PORT");
-  c->add_option("--rank", a->number, "which rank this is, from 1 (default: the next that is missing)")->check(CLI::Range(1, 1023));
+  c->add_option("--rank", a->number, "which rank this is, from 1 (default: the next that is missing)")->check(CLI::Range(1, 255));
   c->add_option("-t,--threads", a->rank.threads, "compute threads (0: one per core)")->check(CLI::Range(0, 1024));
   c->add_option("--device", a->rank.device, "where to compute (default: as rank 0)");
   c->add_option("--rank-start-timeout", a->start_seconds, "seconds to wait for rank 0 and the other ranks")->check(CLI::Range(1, 86'400))->capture_default_str();

@@ -243,11 +243,12 @@ void rank_host::abort() noexcept {
 }
 
 void rank_host::finish() noexcept {
+  quiet();
   bool aborted;
   {
     std::lock_guard lock(mutex_);
     if (std::exchange(finished_, true)) return;
-    aborted = aborted_;
+    aborted = aborted_ || !lost_;  // in the middle of a start there is no order to leave in
   }
   const auto deadline = clock::now() + leave_limit;
   for (const member& m : members_)
