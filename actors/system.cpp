@@ -13,7 +13,7 @@
 #include <mutex>
 
 #include "actors/cache/actor.hpp"
-#include "actors/rank/actor.hpp"
+#include "actors/rank_threads.hpp"
 #include "actors/runtime/actor_cell.hpp"
 #include "actors/runtime/supervisor.hpp"
 #include "actors/runtime/system.hpp"
@@ -22,8 +22,6 @@
 
 namespace troupe {
 namespace {
-
-constexpr auto leave_limit = std::chrono::seconds(1);  // for a rank that is given up to see so between two polls
 
 /// An actor with the outbox that this file makes for it.
 template <class Actor, class Wires>
@@ -51,28 +49,6 @@ class text_wires final : public text::outbox {
  private:
   mail::sender<sched::message> to_sched_;
   std::vector<std::pair<front::port_ptr, mail::sender<front::message>>> ports_;
-};
-
-class rank_wires final : public rank::outbox {
- public:
-  rank_wires(mail::sender<sched::message> to_sched, std::function<void(const sched::rank_failed&)> lost,
-             std::shared_ptr<runtime::watchdog> dog, std::shared_ptr<const std::atomic<bool>> given_up)
-      : to_sched_(std::move(to_sched)), lost_(std::move(lost)), dog_(std::move(dog)), given_up_(std::move(given_up)) {}
-  void send(sched::step_done&& m) override { to_sched_.send_control(std::move(m)); }
-  void send(sched::rank_failed&& m) override {
-    lost_(m);
-    to_sched_.send_control(std::move(m));
-  }
-  void step_started() override { working_.emplace(dog_->work()); }
-  void step_ended() override { working_.reset(); }
-  bool given_up() const override { return given_up_->load(std::memory_order_relaxed); }
-
- private:
-  mail::sender<sched::message> to_sched_;
-  std::function<void(const sched::rank_failed&)> lost_;
-  std::shared_ptr<runtime::watchdog> dog_;
-  std::shared_ptr<const std::atomic<bool>> given_up_;
-  std::optional<runtime::watchdog::working> working_;
 };
 
 /// The scheduler's status where other threads can read it.
@@ -126,7 +102,6 @@ class observed_scheduler : public sched::actor {
 using text_cell = runtime::actor_cell<wired<text::text_actor, text_wires>>;
 using sched_cell = runtime::actor_cell<observed_scheduler>;
 using cache_cell = runtime::actor_cell<cache::actor>;
-using rank_cell = runtime::actor_cell<wired<rank::rank_actor, rank_wires>>;
 using supervisor_cell = runtime::actor_cell<runtime::supervisor>;
 
 std::vector<cache::group_size> cache_groups(const model::rank_shape& shape) {
@@ -142,16 +117,14 @@ class actor_system::wiring {
   explicit wiring(actor_parts parts)
       : system_({.fold = parts.fold, .host = nullptr, .on_fault = {}}),
         status_(std::make_shared<shared_status>()),
-        step_limit_(parts.step_limit),
-        on_rank_lost_(std::move(parts.on_rank_lost)) {
-    const model::rank_shape shape = parts.backend->shape();
+        on_rank_lost_(std::move(parts.on_rank_lost)),
+        ranks_(std::move(parts.ranks), parts.step_limit) {
     const std::uint32_t many = parts.max_requests + 64;
 
     // Threads, in order of start. The supervisor's is its own even when the others are folded together.
     watch_loop_ = std::make_unique<runtime::loop>(runtime::loop_options{"watch", {}});
     runtime::loop& text_loop = system_.add("text");
     runtime::loop& control_loop = system_.add("control");
-    rank_loop_ = std::make_unique<runtime::loop>(runtime::loop_options{"rank-0", {}});
 
     // Mailboxes.
     supervisor_ = std::make_unique<supervisor_cell>(*watch_loop_, runtime::cell_options{"supervisor", 64});
@@ -161,12 +134,11 @@ class actor_system::wiring {
     }
     sched_ = std::make_unique<sched_cell>(control_loop, runtime::cell_options{"scheduler", many});
     cache_ = std::make_unique<cache_cell>(control_loop, runtime::cell_options{"cache", 64});
-    rank_ = std::make_unique<rank_cell>(*rank_loop_, runtime::cell_options{"rank", shape.depth + 2});
 
-    start(std::move(parts), shape);
+    start(std::move(parts));
     watch_loop_->start();
     system_.start();
-    rank_loop_->start();
+    ranks_.run();
   }
 
   ~wiring() { shut(); }
@@ -206,36 +178,26 @@ class actor_system::wiring {
     {
       // A hanging step is noticed after one and a quarter limits, so one of the two comes.
       std::unique_lock lock(mutex_);
-      changed_.wait_for(lock, overdue_for_sure(), [&] { return drained_ || lost_; });
+      changed_.wait_for(lock, ranks_.overdue_for_sure(), [&] { return drained_ || lost_; });
     }
     // In reverse of the way a request takes, so that everything said on the way out is still heard.
-    rank_loop_->stop();
-    if (!rank_loop_->join_for(given_up_->load() ? leave_limit : overdue_for_sure())) {
-      log().critical("rank 0 hangs in a step: its thread is left behind");
-      runtime::loop::abandon(std::move(rank_loop_), std::shared_ptr<rank_cell>(std::move(rank_)));
-    }
+    ranks_.stop();
     system_.stop(std::chrono::minutes(5));
     watch_loop_->stop();
     watch_loop_->join();
   }
 
  private:
-  std::chrono::milliseconds overdue_for_sure() const { return step_limit_ * 3 / 2 + leave_limit; }
-
-  void start(actor_parts parts, const model::rank_shape& shape) {
-    auto dog = std::make_shared<runtime::watchdog>("rank 0", step_limit_);
+  void start(actor_parts parts) {
     supervisor_->start({[this](const runtime::incident& i) { on_incident(i); }, {}});
-    auto to_supervisor = std::make_shared<mail::sender<runtime::supervisor::message>>(supervisor_->make_sender());
-    to_supervisor->send_control(runtime::watch(dog));
 
     for (auto& cell : text_) cell->start(text_wires(sched_->make_sender()), parts.text, parts.metrics);
 
     auto to_cache = std::make_shared<mail::sender<cache::message>>(cache_->make_sender());
-    auto to_rank = std::make_shared<mail::sender<rank::message>>(rank_->make_sender());
     auto to_text = std::make_shared<std::vector<mail::sender<text::message>>>();
     for (auto& cell : text_) to_text->push_back(cell->make_sender());
     sched::outbox out;
-    out.plan = [to_rank](auto plan) { to_rank->send_control(rank::step_plan(std::move(plan))); };
+    out.plan = ranks_.plan_sender();
     out.tokens = [to_text](std::uint32_t shard, sched::token_batch&& m) { (*to_text)[shard].send_control(std::move(m)); };
     out.publish = [to_cache](cache::prefix_publish&& m) { to_cache->send_control(std::move(m)); };
     out.give_back = [to_cache](cache::lease_return&& m) { to_cache->send_control(std::move(m)); };
@@ -244,7 +206,8 @@ class actor_system::wiring {
     out.drained = [this](sched::drained&&) { on_drained(); };
     out.failed = [this](sched::failed&& m) { lose("the scheduler stopped: " + m.message); };
     sched::actor_options options;
-    options.shape = shape;
+    options.shape = ranks_.shape();
+    options.n_ranks = ranks_.size();
     options.policy.eos_tokens = parts.eos;
     options.policy.warm_up = parts.warm_up;
     sched_->start(std::move(out), std::move(options), status_, parts.metrics);
@@ -253,24 +216,21 @@ class actor_system::wiring {
     cache::outbox cache_out;
     cache_out.granted = [to_sched](cache::lease_granted&& m) { to_sched->send_control(std::move(m)); };
     cache_out.hit = [to_sched](cache::prefix_hit&& m) { to_sched->send_control(std::move(m)); };
-    cache_->start(std::move(cache_out), cache_groups(shape));
+    cache_->start(std::move(cache_out), cache_groups(ranks_.shape()));
 
-    auto lost = [to_supervisor](const sched::rank_failed& m) {
-      to_supervisor->send_control(runtime::rank_failed(m.rank, errc::rank_failed, m.message));
-    };
-    rank_->start(rank_wires(sched_->make_sender(), std::move(lost), dog, given_up_), 0u, std::move(parts.backend));
-    // Between messages the rank's thread looks at the device while a step is on it.
-    rank_loop_->poll_while([rank = rank_.get()] { return rank->actor().advance(rank->out()); });
+    ranks_.start([this] { return sched_->make_sender(); }, [this] { return supervisor_->make_sender(); });
   }
 
-  /// On the supervisor's thread.
+  /// On the supervisor's thread. Ranks fail in company: the first is the cause.
   void on_incident(const runtime::incident& i) {
-    if (i.what == runtime::incident::kind::watchdog_overdue) {
-      given_up_->store(true);
+    std::pair<std::uint32_t, std::string> cause(i.rank, i.text);
+    if (i.what == runtime::incident::kind::watchdog_overdue) cause = ranks_.give_up(i);
+    if (!lost_) {
       auto sender = sched_->make_sender();
-      sender.send_control(sched::rank_failed(i.rank, i.text));
+      sender.send_control(sched::rank_failed(cause.first, cause.second));
     }
-    lose(i.text);
+    ranks_.end_group();
+    lose(cause.second);
   }
 
   void lose(const std::string& what) {
@@ -299,12 +259,10 @@ class actor_system::wiring {
   }
 
   // Loops outlive the cells on them; the supervisor's is the last to leave.
-  std::unique_ptr<runtime::loop> watch_loop_, rank_loop_;
+  std::unique_ptr<runtime::loop> watch_loop_;
   runtime::system system_;
   std::shared_ptr<shared_status> status_;
-  const std::chrono::milliseconds step_limit_;
   std::function<void(std::string)> on_rank_lost_;
-  std::shared_ptr<std::atomic<bool>> given_up_ = std::make_shared<std::atomic<bool>>(false);  ///< the watchdog's word
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -316,7 +274,7 @@ class actor_system::wiring {
   std::vector<std::unique_ptr<text_cell>> text_;
   std::unique_ptr<sched_cell> sched_;
   std::unique_ptr<cache_cell> cache_;
-  std::unique_ptr<rank_cell> rank_;
+  rank_threads ranks_;
 };
 
 actor_system::actor_system(actor_parts parts) : wiring_(std::make_unique<wiring>(std::move(parts))) {}

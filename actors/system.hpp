@@ -16,7 +16,7 @@ namespace troupe {
 /// What the actors are made of; the engine loads it.
 struct actor_parts {
   text::text_model text;
-  std::unique_ptr<model::backend> backend;
+  model::rank_group ranks;
   std::vector<token_id> eos;
   std::uint32_t n_text_shards = 1;
   std::uint32_t max_requests = 256;

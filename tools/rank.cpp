@@ -99,6 +99,7 @@ std::optional<int> act_as_rank(engine_options& o) {
     throw error(errc::invalid_argument, "--tensor-parallel-size " + std::to_string(o.tensor_parallel_size) + ": the launcher has started " +
                                             std::to_string(here->size) + " processes: give both the same number");
   if (o.threads == 0) o.threads = std::max(1u, std::thread::hardware_concurrency() / here->local_size);
+  if (here->size == 1) o.rendezvous.clear();
   if (here->rank == 0) return std::nullopt;
   leave_signals_to_rank0();
   rank::rank_process_options r;

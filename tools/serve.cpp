@@ -148,7 +148,7 @@ void add_serve(CLI::App& app, int& exit_code) {
   c->add_option("--drain-seconds", a->drain_seconds, "how long running requests may go on after SIGTERM")->capture_default_str();
   c->add_option("--inject-fault", a->engine.inject_fault,
                 "a fault on purpose, to see how a deployment takes it: step=N:fail, step=N:no-memory, step=N:slow=500ms, "
-                "step=N+:slow=500ms (from N on), step=N:hang (device), step=N:freeze (thread)")
+                "step=N+:slow=500ms (from N on), step=N:hang (device), step=N:freeze (thread); rank=R: before it for rank R")
       ->type_name("SPEC");
   bind_environment(*c);
   c->add_option("--config", a->config, "a TOML file with any of these options");

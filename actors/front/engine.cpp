@@ -51,7 +51,17 @@ void check(const engine_options& o) {
   if (o.step_timeout == 0 || o.step_timeout > 86'400)
     throw error(errc::invalid_argument, "step_timeout must be from 1 to 86400 seconds");
   if (o.text_threads == 0 || o.text_threads > 64) throw error(errc::invalid_argument, "text_threads must be from 1 to 64");
-  if (!o.inject_fault.empty()) (void)model::parse_fault(o.inject_fault).value();
+  if (o.tensor_parallel_size == 0 || o.tensor_parallel_size > 256)
+    throw error(errc::invalid_argument, "tensor_parallel_size must be from 1 to 256");
+  if (o.rank_isolation != "thread" && o.rank_isolation != "process")
+    throw error(errc::invalid_argument, "rank_isolation '" + o.rank_isolation + "': use thread or process");
+  if (o.rank_start_timeout == 0 || o.rank_start_timeout > 86'400)
+    throw error(errc::invalid_argument, "rank_start_timeout must be from 1 to 86400 seconds");
+  if (!o.rendezvous.empty() && o.tensor_parallel_size == 1)
+    throw error(errc::invalid_argument, "rendezvous: there is one rank only, for which nobody has to come: give tensor_parallel_size");
+  if (o.inject_fault.empty()) return;
+  if (const model::fault f = model::parse_fault(o.inject_fault).value(); f.rank >= o.tensor_parallel_size)
+    throw error(errc::invalid_argument, "inject_fault: there is no rank " + std::to_string(f.rank));
 }
 
 }  // namespace
@@ -69,18 +79,20 @@ void engine::impl::load() {
   // The tokenizer's tables and the packed weights are the two long parts of a start, and independent.
   auto text = std::async(std::launch::async, [this] { return load_text(options_, info_.path); });
   model_ = model::open_model(info_.path).value();
-  rank::made_backend made = rank::make_backend(options_, model_, sinks_).value();
+  rank::made_ranks made = rank::make_ranks(options_, model_, sinks_).value();
   actor_parts parts;
-  parts.backend = std::move(made.backend);
+  parts.ranks = std::move(made.group);
   if (!options_.inject_fault.empty()) {
     log().warn("a fault is injected on purpose: {}", options_.inject_fault);
-    parts.backend = model::with_fault(std::move(parts.backend), model::parse_fault(options_.inject_fault).value());
+    const model::fault fault = model::parse_fault(options_.inject_fault).value();
+    auto& backend = parts.ranks.ranks.at(fault.rank);
+    backend = model::with_fault(std::move(backend), fault);
   }
   text_ = text.get();
   if (!text_.tokenizer) log().info("{}", text_.why_no_tokenizer);
   text_.vocab = model_->config.vocab;
 
-  const model::rank_shape shape = parts.backend->shape();
+  const model::rank_shape shape = parts.ranks.ranks.front()->shape();
   info_.max_model_len = shape.max_model_len;
   info_.max_num_seqs = shape.max_slots;
   info_.max_num_batched_tokens = shape.max_batched_tokens;
@@ -88,6 +100,7 @@ void engine::impl::load() {
   info_.kv_cache_bytes = made.kv_bytes;
   info_.weight_bytes = made.weight_bytes;
   info_.threads = made.threads;
+  info_.tensor_parallel_size = options_.tensor_parallel_size;
   info_.device = made.device;
   info_.isa = made.arithmetic;
   describe();

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <thread>
 
+#include "actors/rank/rank_host.hpp"
 #include "src/base/log.hpp"
+#include "src/cpu/thread_pool.hpp"
 #include "src/group/tcp_group.hpp"
 #include "src/link/remote_backend.hpp"
 
@@ -24,28 +25,38 @@ class starting {
  public:
   starting(const engine_options& o, std::shared_ptr<const model::model> m, std::shared_ptr<model::sink_table> sinks)
       : options_(o), model_(std::move(m)), sinks_(std::move(sinks)), children_(o.rendezvous.empty()) {
-    if (children_) {
-      const std::uint32_t all = o.threads ? o.threads : std::thread::hardware_concurrency();
-      options_.threads = std::max(1u, all / o.tensor_parallel_size);
-    }
+    options_.device = "cpu";
+    if (!options_.threads) options_.threads = cpu::available_processors();
+    if (children_) options_.threads = std::max(1u, options_.threads / o.tensor_parallel_size);
   }
 
-  result<process_ranks> run() {
+  result<made_ranks> run() {
+    auto plan = plan_group(options_, *model_);
+    if (!plan) return plan.take_error();
+    plan_ = std::move(*plan);
+    log().info("{}: {} ranks, {}", model_->path, options_.tensor_parallel_size, plan_.describe);
     if (auto ok = meet(); !ok) return ok.take_error();
     if (auto ok = agree(); !ok) return ok.take_error();
     auto own = load();
     if (!own) return own.take_error();
-    process_ranks out;
-    out.group = group_;
-    out.host = host_;
+    made_ranks all;
     const model::rank_shape shape = own->backend->shape();
-    out.ranks.push_back(std::move(*own));
+    take(all, std::move(*own));
     for (std::uint32_t r = 1; r < host_->size(); ++r) {
       auto made = made_elsewhere(r, shape);
       if (!made) return host_->explained(r, made.take_error());
-      out.ranks.push_back(std::move(*made));
+      take(all, std::move(*made));
     }
-    return out;
+    for (std::size_t g = 0; g < go_.n_pages.size(); ++g) all.kv_bytes += go_.n_pages[g] * plan_.page_bytes[g];
+    all.weight_bytes = plan_.weight_bytes;
+    all.group.abort = [host = host_, member = group_] {
+      member->abort();
+      host->abort();
+    };
+    all.group.awaited = [member = group_] { return member->awaited(); };
+    all.group.watch = [host = host_](auto lost) { host->watch(std::move(lost)); };
+    all.group.leave = [host = host_] { host->finish(); };
+    return all;
   }
 
  private:
@@ -82,9 +93,7 @@ class starting {
 
   /// The cache's size is what the smallest rank can hold.
   result<void> agree() {
-    auto pages = plan_pages(options_, {0, host_->size()}, *model_);
-    if (!pages) return pages.take_error();
-    go_.n_pages = std::move(*pages);
+    go_.n_pages = plan_.n_pages;
     std::vector<std::uint16_t> ports(host_->size());
     std::vector<std::string> hosts(host_->size());
     for (std::uint32_t r = 1; r < host_->size(); ++r) {
@@ -121,7 +130,7 @@ class starting {
                             : group::join_tcp_group({0, host_->size()}, go_.addresses, std::move(*listener_), group_secret_, g);
     if (!joined) return joined.take_error();
     group_ = std::move(*joined);
-    return make_member(options_, group_, go_.n_pages, model_, sinks_);
+    return make_member(options_, go_.n_pages, model_, sinks_, group_);
   }
 
   result<made_backend> made_elsewhere(std::uint32_t r, const model::rank_shape& own) {
@@ -138,27 +147,33 @@ class starting {
     made.device = ready->device;
     made.arithmetic = ready->arithmetic;
     made.threads = ready->threads;
-    made.kv_bytes = ready->kv_bytes;
-    made.weight_bytes = ready->weight_bytes;
     log().info("{}: {} ({}), {} threads", c.far(), made.device, made.arithmetic, made.threads);
     return made;
   }
 
-  engine_options options_;
+  static void take(made_ranks& all, made_backend one) {
+    all.group.ranks.push_back(std::move(one.backend));
+    if (one.device != all.device) all.device += (all.device.empty() ? "" : ",") + one.device;
+    all.arithmetic = all.arithmetic.empty() ? one.arithmetic : all.arithmetic;
+    all.threads += one.threads;
+  }
+
+  engine_options options_;  ///< of rank 0; threads are its own
   std::shared_ptr<const model::model> model_;
   std::shared_ptr<model::sink_table> sinks_;
   const bool children_;
   const std::string group_secret_ = random_text();
   std::shared_ptr<rank_host> host_;
   std::optional<group::tcp_listener> listener_;
+  group_plan plan_;
   link::go go_;
   std::shared_ptr<group::collective> group_;
 };
 
 }  // namespace
 
-result<process_ranks> make_process_ranks(const engine_options& o, std::shared_ptr<const model::model> m,
-                                         std::shared_ptr<model::sink_table> sinks) {
+result<made_ranks> make_process_ranks(const engine_options& o, std::shared_ptr<const model::model> m,
+                                      std::shared_ptr<model::sink_table> sinks) {
   if (o.rendezvous.empty() && o.rank_program.empty())
     return failure(errc::invalid_argument, "rank_program: the engine starts ranks as processes of the troupe program: say where it is");
   return starting(o, std::move(m), std::move(sinks)).run();

@@ -128,6 +128,7 @@ engine_options own_options(const rank_process_options& o, const link::hello& h) 
   if (!o.model.empty()) e.model = o.model;
   if (!o.device.empty()) e.device = o.device;
   if (o.threads) e.threads = o.threads;
+  e.tensor_parallel_size = h.size;
   return e;
 }
 
@@ -150,10 +151,10 @@ class joining_rank {
     auto m = open_same_model(engine_.model, hello_.model);
     if (!m) return m.take_error();
     model_ = std::move(*m);
-    auto pages = plan_pages(engine_, place(), *model_);
-    if (!pages) return pages.take_error();
+    auto plan = plan_group(engine_, *model_);
+    if (!plan) return plan.take_error();
     link::offer offer;
-    offer.n_pages = std::move(*pages);
+    offer.n_pages = std::move(plan->n_pages);
     if (hello_.how == link::joining::tcp) {
       auto l = group::listen_tcp_group(link::local_end(link_.fd()).host);
       if (!l) return l.take_error();
@@ -180,9 +181,9 @@ class joining_rank {
   }
 
   result<made_backend> load(std::shared_ptr<group::collective> g) {
-    auto made = make_member(engine_, std::move(g), go_.n_pages, model_, nullptr);
+    auto made = make_member(engine_, go_.n_pages, model_, nullptr, std::move(g));
     if (!made) return made;
-    link::ready r{made->backend->shape(), made->device, made->arithmetic, made->threads, made->kv_bytes, made->weight_bytes};
+    link::ready r{made->backend->shape(), made->device, made->arithmetic, made->threads};
     if (auto sent = link_.send(link::kind::ready, link::encode(r), clock::now() + send_limit); !sent) return sent.take_error();
     return made;
   }

@@ -28,7 +28,7 @@ void supervisor::on(const step_overdue& m, outbox& out) {
 void supervisor::on(const watch& m, outbox&) {
   const bool known = std::ranges::any_of(watched_, [&](const watched& w) { return w.dog == m.dog; });
   if (!m.dog || known) return;
-  watched_.push_back({m.dog});
+  watched_.push_back({m.dog, m.rank});
   next_look_ = time_point::min();  // the first look, at once, sets the rhythm
 }
 
@@ -49,7 +49,7 @@ void supervisor::on(tick t, outbox& out) {
       w.reported = true;
       const auto limit = std::chrono::duration_cast<std::chrono::milliseconds>(w.dog->limit()).count();
       out.on_fault({incident::kind::watchdog_overdue,
-                    0,
+                    w.rank,
                     0,
                     {},
                     w.dog->name() + " has made no progress for " + std::to_string(limit) + " ms"});

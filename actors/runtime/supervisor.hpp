@@ -36,8 +36,9 @@ struct step_overdue {
 
 /// Watch this from now on. Given before the watched thread first works, or soon after.
 struct watch {
-  explicit watch(std::shared_ptr<const watchdog> dog) : dog(std::move(dog)) {}
+  explicit watch(std::shared_ptr<const watchdog> dog, std::uint32_t rank = 0) : dog(std::move(dog)), rank(rank) {}
   std::shared_ptr<const watchdog> dog;
+  std::uint32_t rank;
 };
 
 /// Stop watching: its thread is about to leave.
@@ -51,7 +52,7 @@ struct incident {
   enum class kind { rank_failed, step_overdue, watchdog_overdue };
 
   kind what;
-  std::uint32_t rank = 0;  ///< of the first two kinds
+  std::uint32_t rank = 0;
   std::uint64_t step = 0;  ///< of step_overdue
   std::error_code error;   ///< of rank_failed
   std::string text;        ///< one sentence for a person
@@ -86,6 +87,7 @@ class supervisor {
  private:
   struct watched {
     std::shared_ptr<const watchdog> dog;
+    std::uint32_t rank = 0;
     std::uint64_t count = 0;
     std::optional<time_point> still_since;  // the first look that saw it busy at `count`
     bool reported = false;

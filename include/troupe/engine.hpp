@@ -92,6 +92,7 @@ struct model_info {
   std::uint32_t n_pages = 0;
   std::uint64_t kv_cache_bytes = 0;
   std::uint32_t threads = 0;
+  std::uint32_t tensor_parallel_size = 1;
   std::string device;                 ///< "cpu", "cuda:0"
   std::string isa;                    ///< what computes: "scalar", "avx2", "avx512", "reference", on a GPU "bfloat16" and so on
   std::int32_t bos_token = -1;

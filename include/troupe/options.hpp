@@ -17,7 +17,8 @@ struct engine_options {
   bool warm_up = false;                     ///< on a GPU: capture all graphs at start, not when a size is first met
   std::string gpu_plan_file;                ///< where timed choices of GPU kernels are kept between runs; empty: nowhere
   double gpu_memory_utilization = 0.9;      ///< share of the free memory that a GPU rank may take
-  std::uint32_t threads = 0;                ///< compute threads of a CPU rank
+  std::uint32_t tensor_parallel_size = 1;   ///< ranks that share every layer of the model; on the CPU any size that divides its heads gives the same bits
+  std::uint32_t threads = 0;                ///< compute threads on the CPU, of all ranks together; each has at least one
   std::uint32_t max_model_len = 0;          ///< tokens of one sequence; 0: the model's context, as far as the cache holds it
   std::uint32_t max_num_seqs = 64;          ///< sequences that run at once
   std::uint32_t max_num_batched_tokens = 0; ///< tokens in one step
@@ -27,7 +28,6 @@ struct engine_options {
   std::uint32_t stream_buffer = 1024;       ///< tokens a stream may be ahead of its reader before it parks
   std::uint32_t stall_seconds = 60;         ///< a parked stream is cancelled after this time
   std::uint32_t step_timeout = 120;         ///< seconds; a rank that works longer on one step is lost: errc::rank_failed
-  std::uint32_t tensor_parallel_size = 1;   ///< ranks that share each step's work
   std::string rank_isolation = "thread";    ///< ranks beside rank 0: thread, or process (of rank_program, on this host)
   std::string rank_program;                 ///< the troupe program, for ranks that are processes
   std::string rendezvous;                   ///< HOST:PORT: ranks beside rank 0 come there from any host (troupe rank --join)
@@ -39,7 +39,7 @@ struct engine_options {
   std::string inject_fault;                 ///< a fault on purpose, to see how a deployment takes it; empty: none. At step N:
                                             ///< step=N:fail, step=N:no-memory (an allocation throws), step=N:slow=500ms,
                                             ///< step=N+:slow=500ms (from N on), step=N:hang (the device never answers),
-                                            ///< step=N:freeze (the rank's thread never comes back)
+                                            ///< step=N:freeze (the rank's thread never comes back); rank=R: before it: on rank R
 };
 
 }  // namespace troupe

@@ -166,8 +166,6 @@ void take(byte_reader& r, ready& m) {
   m.device = r.take_text(limits::text_bytes);
   m.arithmetic = r.take_text(limits::text_bytes);
   m.threads = r.take<std::uint32_t>();
-  m.kv_bytes = r.take<std::uint64_t>();
-  m.weight_bytes = r.take<std::uint64_t>();
 }
 
 // A field more in step_done or row_result must be carried, too.
@@ -231,7 +229,7 @@ std::vector<std::byte> encode(const ready& m) {
   for (const model::kv_group& g : s.groups) w.put(g.window).put(g.n_layers).put(g.page_bytes);
   put_numbers(w, s.n_pages);
   put_numbers(w, s.graph_sizes);
-  w.put(bounded(m.device)).put(bounded(m.arithmetic)).put(m.threads).put(m.kv_bytes).put(m.weight_bytes);
+  w.put(bounded(m.device)).put(bounded(m.arithmetic)).put(m.threads);
   return w.take();
 }
 

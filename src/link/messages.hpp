@@ -96,7 +96,6 @@ struct ready {
   model::rank_shape shape;
   std::string device, arithmetic;
   std::uint32_t threads = 0;
-  std::uint64_t kv_bytes = 0, weight_bytes = 0;
 };
 
 struct failed {

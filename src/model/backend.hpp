@@ -1,6 +1,9 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "src/model/step_plan.hpp"
@@ -44,6 +47,21 @@ class backend {
   /// True when the oldest launched plan is done, with its answer. A backend that computes on the calling thread (CPU)
   /// does the work here.
   virtual result<bool> poll(step_done&) = 0;
+};
+
+/// The ranks of one engine. Of several, each waits for the others within every step.
+struct rank_group {
+  std::vector<std::unique_ptr<backend>> ranks;
+  /// Whoever waits for another rank, now or later, returns with a failure. Any thread, any number of times, also when the
+  /// backends have gone; must not throw. Empty: nobody waits.
+  std::function<void()> abort;
+  /// The rank that the others are waiting for. Any thread. Empty: that cannot be seen.
+  std::function<std::optional<std::uint32_t>()> awaited;
+  /// From then on calls `lost` when a rank of another process is lost while nobody polls it: on a thread of its own, until
+  /// `leave` or `abort`. Empty: there are no such ranks.
+  std::function<void(std::function<void(std::uint32_t rank, std::string what)> lost)> watch;
+  /// Ranks of other processes leave in order, or are ended: after the last call of any backend. Bounded; must not throw.
+  std::function<void()> leave;
 };
 
 }  // namespace troupe::model

@@ -76,8 +76,14 @@ class faulty_backend final : public backend {
 result<fault> parse_fault(std::string_view text) {
   const failure wrong(errc::invalid_argument, "'" + std::string(text) +
                                                   "' is no fault: use step=N:fail, step=N:no-memory, step=N:slow=500ms, "
-                                                  "step=N+:slow=500ms, step=N:hang or step=N:freeze");
+                                                  "step=N+:slow=500ms, step=N:hang or step=N:freeze, with rank=R: before it for "
+                                                  "another rank than the first");
   fault f;
+  if (take_word(text, "rank=")) {
+    std::uint64_t rank = 0;
+    if (!take_number(text, rank) || rank > 0xffff || !take_word(text, ":")) return wrong;
+    f.rank = static_cast<std::uint32_t>(rank);
+  }
   if (!take_word(text, "step=") || !take_number(text, f.step) || f.step == 0) return wrong;
   f.lasting = take_word(text, "+");
   if (!take_word(text, ":")) return wrong;

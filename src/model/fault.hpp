@@ -17,13 +17,15 @@ enum class fault_kind {
 };
 
 struct fault {
+  std::uint32_t rank = 0;              ///< to whom it happens
   fault_kind what = fault_kind::fail;
   step_seq step = 1;                   ///< where it happens
   bool lasting = false;                ///< slow: from `step` on instead of once
   std::chrono::milliseconds delay{0};  ///< slow
 };
 
-/// `step=20:fail`, `step=1:no-memory`, `step=20:slow=500ms`, `step=20+:slow=2s`, `step=20:hang`, `step=20:freeze`.
+/// `step=20:fail`, `step=1:no-memory`, `step=20:slow=500ms`, `step=20+:slow=2s`, `step=20:hang`, `step=20:freeze`;
+/// of another rank than the first: `rank=1:step=20:fail`.
 result<fault> parse_fault(std::string_view);
 
 /// A backend that does what `inner` does until its step comes. Keeps to the contract of launch and poll at any depth:

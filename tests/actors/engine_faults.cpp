@@ -166,7 +166,7 @@ BOOST_AUTO_TEST_CASE(a_thread_that_comes_back_after_its_engine_has_gone_frees_it
   {
     actor_parts parts;
     parts.text.vocab = 100;
-    parts.backend = std::make_unique<stuck>(std::shared_future<void>(go.get_future()), freed);
+    parts.ranks.ranks.push_back(std::make_unique<stuck>(std::shared_future<void>(go.get_future()), freed));
     parts.step_limit = 100ms;
     parts.metrics = std::make_shared<watch::engine_metrics>(watch::engine_labels{.model_name = "stuck"});
     parts.on_rank_lost = [&](std::string) { lost.set_value(); };

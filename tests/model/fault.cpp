@@ -70,7 +70,11 @@ BOOST_AUTO_TEST_CASE(specifications) {
   BOOST_TEST(!parse_fault("step=3:slow=500ms").value().lasting);
   BOOST_TEST((parse_fault("step=3+:slow=2s").value().delay == 2s));
   BOOST_TEST(parse_fault("step=3+:slow=2s").value().lasting);
-  for (const char* wrong : {"", "fail", "step=", "step=0:fail", "step=-1:fail", "step=1", "step=1:", "step=1:explode", "step=1:fail ",
+  BOOST_TEST(parse_fault("step=3:fail").value().rank == 0u);
+  BOOST_TEST(parse_fault("rank=2:step=3+:slow=2s").value().rank == 2u);
+  BOOST_TEST(parse_fault("rank=2:step=3+:slow=2s").value().lasting);
+  for (const char* wrong : {"rank=1", "rank=:step=1:fail", "rank=1step=1:fail", "rank=-1:step=1:fail", "rank=70000:step=1:fail",
+                            "step=1:rank=1:fail", "", "fail", "step=", "step=0:fail", "step=-1:fail", "step=1", "step=1:", "step=1:explode", "step=1:fail ",
                             "step=1:slow", "step=1:slow=", "step=1:slow=5", "step=1:slow=5h", "step=1:slow=-5ms", "step=1+:fail",
                             "step=99999999999999999999:fail", "step=1:slow=86401s", "step=1:slow=18446744073709552s"}) {
     auto f = parse_fault(wrong);

@@ -47,7 +47,7 @@ BOOST_AUTO_TEST_CASE(it_sleeps_while_nothing_is_watched) {
 BOOST_AUTO_TEST_CASE(a_standstill_is_reported_once_within_its_limit_and_a_quarter) {
   rig r;
   auto dog = std::make_shared<runtime::watchdog>("rank 1", 100ms);
-  r.actor.on(runtime::watch(dog), r.out);
+  r.actor.on(runtime::watch(dog, 1), r.out);
   r.pass(1s);
   BOOST_TEST(r.incidents.empty());  // idle is no standstill
   {
@@ -57,6 +57,7 @@ BOOST_AUTO_TEST_CASE(a_standstill_is_reported_once_within_its_limit_and_a_quarte
     r.pass(26ms);
     BOOST_REQUIRE(r.incidents.size() == 1u);
     BOOST_TEST((r.incidents[0].what == kind::watchdog_overdue));
+    BOOST_TEST(r.incidents[0].rank == 1u);
     BOOST_TEST(r.incidents[0].text == "rank 1 has made no progress for 100 ms");
     r.pass(10s);
     BOOST_TEST(r.incidents.size() == 1u);

@@ -71,7 +71,7 @@ std::vector<std::string> gpus() {
 }
 
 result<made_backend> make_gpu(const engine_options& o, int ordinal, std::shared_ptr<const model::model> m,
-                              std::shared_ptr<model::sink_table> sinks) {
+                              std::shared_ptr<model::sink_table> sinks, std::shared_ptr<group::collective>) {
   auto g = gpu_options_of(o, ordinal, *m);
   if (!g) return g.take_error();
   if (o.kv_cache_memory_bytes) {
