@@ -197,6 +197,8 @@ class Children(RankTest):
                     next(iter(stream))
                 server.process.kill()
                 server.wait()
+                if streaming:
+                    stream.close()
                 until(lambda: not any(map(alive, ranks)), "the ranks end with rank 0", 2)
 
     def test_a_terminal_s_interrupt_is_rank_0_s_business(self):
@@ -211,7 +213,7 @@ class Children(RankTest):
             self.assertFalse(alive(rank))
 
     def test_what_cannot_be_is_said(self):
-        self.fail_with(2, "generate", TINY, "--prompt", "x", "--tensor-parallel-size", 2, "--rank-isolation", "process", "--reference", names="--tensor-parallel-size")
+        self.fail_with(2, "generate", TINY, "--prompt", "x", "--tensor-parallel-size", 2, "--rank-isolation", "process", "--reference", names="tensor-parallel-size 2")
         self.fail_with(2, "serve", TINY, "--rank-isolation", "fork", names="--rank-isolation")
 
 
@@ -244,6 +246,7 @@ class Rendezvous(RankTest):
             server.process.kill()
             self.assertEqual(rank.wait(5), 70, rank.log())
             self.assertIn("rank 0", rank.log())
+            stream.close()
 
     def test_who_does_not_know_the_secret_is_turned_away(self):
         at = self.address()
