@@ -98,7 +98,7 @@ std::pair<std::uint32_t, std::string> rank_threads::give_up(const runtime::incid
   const auto awaited = group_.awaited ? group_.awaited() : std::nullopt;
   given_up_->store(true);
   if (!awaited || *awaited == i.rank) return {i.rank, i.text};
-  return {*awaited, "the others wait for rank " + std::to_string(*awaited) + ": " + i.text};
+  return {*awaited, "the others wait for it, " + i.text};
 }
 
 void rank_threads::end_group() noexcept {

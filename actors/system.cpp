@@ -231,7 +231,7 @@ class actor_system::wiring {
       sender.send_control(sched::rank_failed(cause.first, cause.second));
     }
     ranks_.end_group();
-    if (first && on_rank_lost_) on_rank_lost_(cause.second);
+    if (first && on_rank_lost_) on_rank_lost_((ranks_.size() > 1 ? "rank " + std::to_string(cause.first) + ": " : "") + cause.second);
   }
 
   void lose(const std::string& what) {

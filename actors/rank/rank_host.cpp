@@ -80,8 +80,10 @@ result<void> rank_host::start_children() {
         auto pid = link::start_child(options_.program, {"rank", "--child", "--log-level", level},
                                      {their_ends[r - 1].get(), shared_->fd()});
         if (!pid) return started.set_value(pid.take_error());
-        members_[r - 1].pid = *pid;
-        members_[r - 1].link->call_far("rank " + std::to_string(r) + " (process " + std::to_string(*pid) + ")");
+        member& m = members_[r - 1];
+        m.pid = *pid;
+        m.where = "process " + std::to_string(*pid);
+        m.link->call_far("rank " + std::to_string(r) + " (" + m.where + ")");
       }
       started.set_value({});
     };
@@ -139,6 +141,7 @@ result<void> rank_host::await_ranks() {
     }
     member& m = members_[who->rank - 1];
     link->call_far("rank " + std::to_string(who->rank) + " (" + from + ")");
+    m.where = from;
     m.link = std::move(link);
     m.proof = who->proof;
     --missing;
@@ -222,6 +225,7 @@ failure rank_host::explained(std::uint32_t rank, failure f) const {
 void rank_host::watch(std::function<void(std::uint32_t, std::string)> lost) {
   {
     std::lock_guard lock(mutex_);
+    for (const member& m : members_) m.link->call_far(m.where);
     lost_ = std::move(lost);
   }
   changed_.notify_all();

@@ -50,7 +50,8 @@ class rank_host {
   /// "was killed by signal 9 (Killed)"; empty: nothing is known.
   std::string why_lost(std::uint32_t rank) const;
 
-  /// From now on says which rank was lost while nobody listened to it.
+  /// From now on says which rank was lost while nobody listened to it. The rank's number is then known to whoever hears
+  /// of a failure, and messages say only where it is.
   void watch(std::function<void(std::uint32_t rank, std::string what)> lost);
   void quiet();
   /// Gives all ranks up: their processes end.
@@ -62,6 +63,7 @@ class rank_host {
   struct member {
     std::shared_ptr<link::channel> link;
     link::digest proof{};
+    std::string where;  ///< "process 4711", "10.0.0.2:51342"
     int pid = -1;  ///< of a child; -1: none, or its end is known
     std::string end;
     bool reported = false;

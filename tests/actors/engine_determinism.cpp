@@ -147,6 +147,22 @@ BOOST_AUTO_TEST_CASE(on_any_number_of_threads) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(on_any_number_of_ranks) {
+  for (std::uint32_t n : {2u, 3u, 4u})
+    BOOST_TEST_CONTEXT(n) {
+      engine_options o = tiny_options();
+      o.tensor_parallel_size = n;
+      o.threads = n + 1;
+      o.max_num_seqs = 12;
+      o.kv_cache_memory_bytes = 24 * page_bytes();  // preempts, too
+      engine e = engine::open(o);
+      BOOST_TEST(e.info().tensor_parallel_size == n);
+      BOOST_TEST(e.info().threads == n + 1);
+      BOOST_TEST(e.info().n_pages == 24u);  // four KV heads, each on one rank
+      same(ask(e, 31), alone());
+    }
+}
+
 BOOST_AUTO_TEST_CASE(with_several_text_threads_or_all_folded_onto_one) {
   for (const bool fold : {false, true})
     for (const std::uint32_t n : {1u, 3u})

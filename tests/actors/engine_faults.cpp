@@ -37,9 +37,11 @@ struct owner {
   std::promise<std::pair<std::error_code, std::string>> told;
 };
 
-/// Four streams on an engine that will lose its rank at step 20; then what the owner sees.
-void lose(const std::string& fault, const std::string& reason) {
-  auto e = std::make_unique<engine>(engine::open(faulty(fault)));
+/// Four streams on an engine that will lose a rank at step 20; then what the owner sees.
+void lose(const std::string& fault, const std::string& reason, std::uint32_t n_ranks = 1, std::uint32_t rank = 0) {
+  engine_options options = faulty(fault);
+  options.tensor_parallel_size = n_ranks;
+  auto e = std::make_unique<engine>(engine::open(options));
   owner o(*e);
   {
     client c(*e);
@@ -49,6 +51,7 @@ void lose(const std::string& fault, const std::string& reason) {
     for (const auto& s : streams) {
       BOOST_TEST((s->end.reason == finish_reason::error));
       BOOST_TEST(s->end.error == errc::rank_failed);
+      BOOST_TEST(s->end.message.starts_with("rank " + std::to_string(rank) + " was lost: "), s->end.message);
       BOOST_TEST(s->end.message.find(reason) != std::string::npos, s->end.message);
       BOOST_TEST(s->tokens.size() >= 10u);
       BOOST_TEST(s->tokens.size() < 20u);
@@ -80,9 +83,22 @@ BOOST_AUTO_TEST_CASE(memory_that_runs_out) { lose("step=20:no-memory", "out of m
 BOOST_AUTO_TEST_CASE(a_device_that_hangs) { lose("step=20:hang", "no progress for 2000 ms"); }
 BOOST_AUTO_TEST_CASE(a_thread_that_never_comes_back) { lose("step=20:freeze", "no progress for 2000 ms"); }
 
+/// Whichever rank is lost, the others do not wait for it, and it is the one that is named.
+BOOST_AUTO_TEST_CASE(one_rank_of_several) {
+  for (std::uint32_t rank : {0u, 2u}) {
+    const std::string who = "rank=" + std::to_string(rank) + ":step=20:";
+    lose(who + "fail", "step 20 failed on purpose", 3, rank);
+    lose(who + "no-memory", "out of memory", 3, rank);
+    lose(who + "hang", "no progress for 2000 ms", 3, rank);
+    lose(who + "freeze", "no progress for 2000 ms", 3, rank);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(an_engine_is_destroyed_while_its_rank_hangs_unnoticed) {
-  for (const char* fault : {"step=3:hang", "step=3:freeze"}) {
-    auto e = std::make_unique<engine>(engine::open(faulty(fault)));
+  for (const char* fault : {"step=3:hang", "step=3:freeze", "rank=1:step=3:hang", "rank=1:step=3:freeze"}) {
+    engine_options o = faulty(fault);
+    if (o.inject_fault.starts_with("rank=1")) o.tensor_parallel_size = 2;
+    auto e = std::make_unique<engine>(engine::open(o));
     {
       client c(*e);
       auto a = c.submit(tokens_request(0, 5, 300));
@@ -117,7 +133,9 @@ BOOST_AUTO_TEST_CASE(another_engine_of_the_process_goes_on) {
 }
 
 BOOST_AUTO_TEST_CASE(wrong_options_are_refused_before_the_model_is_read) {
-  for (auto spoil : {+[](engine_options& o) { o.inject_fault = "step=0:fail"; }, +[](engine_options& o) { o.step_timeout = 0; }}) {
+  for (auto spoil : {+[](engine_options& o) { o.inject_fault = "step=0:fail"; },
+                     +[](engine_options& o) { o.inject_fault = "rank=1:step=1:fail"; },
+                     +[](engine_options& o) { o.tensor_parallel_size = 0; }, +[](engine_options& o) { o.step_timeout = 0; }}) {
     engine_options o = tiny_options();
     o.model = "/nonexistent";
     spoil(o);

@@ -76,9 +76,19 @@ class Logits(ProgramTest):
         for model, prompt in ((TINY, ids), (TINY_QUANT, ids), (SMOLLM2, " ".join(ids.split()[:24]))):
             first = self.logits(model, prompt, "-t", "1").read_bytes()
             for options, environment in ((["-t", "2"], {}), (["-t", "3"], {}), ([], {"TROUPE_ISA": "scalar"}), ([], {"TROUPE_ISA": "avx2"}),
-                                         (["--max-num-batched-tokens", "16"], {}), (["--max-num-batched-tokens", "7"], {})):
+                                         (["--max-num-batched-tokens", "16"], {}), (["--max-num-batched-tokens", "7"], {}),
+                                         (["--tensor-parallel-size", "2"], {}), (["--tensor-parallel-size", "2", "-t", "4"], {})):
                 with self.subTest(model=model.name, options=options, environment=environment):
                     self.assertTrue(self.logits(model, prompt, *options, **environment).read_bytes() == first, "other bits")
+
+    def test_sizes_that_do_not_divide_are_refused(self):
+        need_smollm2(self)
+        ids = self.file("ids", "1 2 3")
+        for model, size, options, names in ((SMOLLM2, 4, (), "9 heads over 3 KV heads"), (TINY, 8, (), "tensor-parallel-size 8"),
+                                            (TINY, 2, ("--reference",), "reference path"), (TINY, 0, (), "--tensor-parallel-size")):
+            with self.subTest(model=model.name, size=size):
+                self.fail_with(2, "logits", model, "--tokens", ids, "--out", self.folder / "o.npy", "--tensor-parallel-size", size, *options,
+                               names=names)
 
     def test_a_prefix_has_the_logits_of_the_whole(self):
         ids = [str(i * 31 % VOCAB) for i in range(90)]

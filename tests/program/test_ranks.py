@@ -171,7 +171,7 @@ class Children(RankTest):
     def test_a_rank_is_killed_while_streams_run(self):
         with Server(TINY, *PROCESSES, "--step-timeout", TIMEOUT) as server:
             rank, = children(server.pid)
-            self.lose(server, lambda: os.kill(rank, signal.SIGKILL), f"rank 1 (process {rank})", "killed by signal 9", limit=TIMEOUT)
+            self.lose(server, lambda: os.kill(rank, signal.SIGKILL), f"rank 1 was lost: process {rank}: was killed by signal 9", limit=TIMEOUT)
             self.assertFalse(alive(rank))
 
     def test_a_rank_stands_still_while_streams_run(self):

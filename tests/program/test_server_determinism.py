@@ -76,6 +76,7 @@ class Determinism(ProgramTest):
             with self.subTest(options):
                 self.assertEqual(self.alone(*options), want)
         for options in (("--max-num-batched-tokens", 33, "--max-num-seqs", 9), ("--threads", 2), ("--text-threads", 3), ("--fold-threads",),
+                        ("--tensor-parallel-size", 2), ("--tensor-parallel-size", 4, "--fold-threads"),
                         ("--fold-threads", "--text-threads", 2, "--http-threads", 2)):
             with self.subTest(options, others=31):
                 self.assertEqual(self.among_others(*options)[0], want)

@@ -39,8 +39,9 @@ class LostRank(ProgramTest):
         for word in words:
             self.assertIn(word, error["message"])
 
-    def lose(self, fault, *words):
-        with Server(TINY, "--inject-fault", f"step={STEP}:{fault}", "--step-timeout", TIMEOUT) as server:
+    def lose(self, fault, *words, rank=None, options=()):
+        where = f"step={STEP}:{fault}" if rank is None else f"rank={rank}:step={STEP}:{fault}"
+        with Server(TINY, "--inject-fault", where, "--step-timeout", TIMEOUT, *options) as server:
             probes = Probes(server)
             chat = {"messages": [{"role": "user", "content": "Hi"}], **LONG, "max_tokens": 450}
             streams = [server.stream("/v1/completions", {"prompt": f"Story {i}:", **LONG}) for i in range(4)]
@@ -105,6 +106,12 @@ class LostRank(ProgramTest):
     def test_a_thread_that_never_comes_back(self):
         self.lose("freeze", f"no progress for {TIMEOUT}000 ms")
 
+    def test_one_of_two_ranks(self):
+        for rank, fault, said in ((0, "fail", "failed on purpose"), (1, "fail", "failed on purpose"), (1, "hang", f"no progress for {TIMEOUT}000 ms"),
+                                  (1, "freeze", f"no progress for {TIMEOUT}000 ms")):
+            with self.subTest(rank=rank, fault=fault):
+                self.lose(fault, f"rank {rank} was lost", said, rank=rank, options=("--tensor-parallel-size", 2))
+
     def test_before_the_first_token_a_stream_s_failure_is_its_status(self):
         for fault in ("fail", "no-memory", "hang"):
             with self.subTest(fault), Server(TINY, "--inject-fault", f"step=1:{fault}", "--step-timeout", TIMEOUT) as server:
@@ -128,6 +135,17 @@ class LostRank(ProgramTest):
             self.assertEqual(server.wait(10), 128 + 15, server.log())
             stream.close()
 
+    def test_several_ranks_leave_in_order(self):
+        with Server(TINY, "--tensor-parallel-size", 4, "--threads", 4) as server:
+            stream = server.stream("/v1/completions", {"prompt": "x", **LONG})
+            started = time.monotonic()
+            server.terminate()
+            events = list(stream)  # the drain lets it end
+            self.assertEqual(events[-1], "[DONE]")
+            self.assertEqual(server.wait(30), 0, server.log())
+            self.assertLess(time.monotonic() - started, 20 * SLOWER)
+            self.assertNotIn("left behind", server.log())
+
     def test_a_slow_rank_is_served_to_the_end(self):
         with Server(TINY, "--inject-fault", "step=3+:slow=50ms", "--step-timeout", TIMEOUT) as server:
             started = time.monotonic()
@@ -142,8 +160,9 @@ class LostRank(ProgramTest):
 
 class Options(ProgramTest):
     def test_they_are_checked_and_printed(self):
-        for wrong in ("fail", "step=0:fail", "step=3:explode", "step=3:slow=5"):
+        for wrong in ("fail", "step=0:fail", "step=3:explode", "step=3:slow=5", "rank=:step=3:fail"):
             self.fail_with(2, "serve", TINY, "--inject-fault", wrong, names=(wrong, "step=N:hang"))
+        self.fail_with(2, "serve", TINY, "--inject-fault", "rank=1:step=3:fail", names="no rank 1")
         self.fail_with(2, "serve", TINY, "--step-timeout", "0", names="--step-timeout")
         printed = self.succeed("serve", TINY, "--print-config", TROUPE_INJECT_FAULT="step=2:fail", TROUPE_STEP_TIMEOUT=7).decode()
         self.assertIn("inject-fault = 'step=2:fail'", printed)
