@@ -76,6 +76,10 @@ void rank_threads::start(const std::function<mail::sender<sched::message>()>& to
     // Between messages the rank's thread looks at the device while a step is on it.
     members_[r]->loop->poll_while([&cell] { return cell.actor().advance(cell.out()); });
   }
+  if (group_.watch)
+    group_.watch([to = std::make_shared<mail::sender<runtime::supervisor::message>>(to_supervisor())](std::uint32_t rank, std::string what) {
+      to->send_control(runtime::rank_failed(rank, errc::rank_failed, std::move(what)));
+    });
 }
 
 void rank_threads::run() {
@@ -113,6 +117,7 @@ void rank_threads::stop() noexcept {
     log().critical("rank {} hangs in a step: its thread is left behind", r);
     runtime::loop::abandon(std::move(m.loop), std::shared_ptr<rank_cell>(std::move(m.cell)));
   }
+  if (group_.leave) group_.leave();
 }
 
 }  // namespace troupe

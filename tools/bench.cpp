@@ -7,6 +7,7 @@
 
 #include "tools/blocking_client.hpp"
 #include "tools/cli.hpp"
+#include "tools/rank.hpp"
 
 namespace troupe::cli {
 namespace {
@@ -123,6 +124,7 @@ void print(const std::vector<row>& rows, const arguments& a, const model_info& i
 }
 
 int run(arguments& a) {
+  if (auto code = act_as_rank(a.engine)) return *code;
   auto rows = make_rows(a);
   std::uint32_t need = 0, batch = 1;
   for (const row& r : rows) {

@@ -7,6 +7,7 @@
 
 #include "tools/blocking_client.hpp"
 #include "tools/cli.hpp"
+#include "tools/rank.hpp"
 
 namespace troupe::cli {
 namespace {
@@ -55,7 +56,8 @@ std::string answer(blocking_client& client, request r) {
   return text;
 }
 
-int run(const arguments& a) {
+int run(arguments& a) {
+  if (auto code = act_as_rank(a.engine)) return *code;
   engine e = engine::open(a.engine);
   if (!e.info().has_chat_template)
     throw error(errc::unsupported, e.info().name + " has no chat template: give one with --chat-template, or use generate --prompt");

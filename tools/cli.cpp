@@ -56,6 +56,13 @@ void add_engine_options(CLI::App& command, engine_options& o) {
   command.add_option("--tensor-parallel-size", o.tensor_parallel_size, "ranks that share every layer of the model")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
+  command.add_option("--rank-isolation", o.rank_isolation, "ranks beside rank 0: threads of this process, or processes of their own")
+      ->check(CLI::IsMember({"thread", "process"}))
+      ->capture_default_str();
+  command.add_option("--rendezvous", o.rendezvous, "ranks come there from any host: troupe rank --join, or this command under mpirun")->type_name("HOST:PORT");
+  command.add_option("--rank-start-timeout", o.rank_start_timeout, "seconds for ranks that are processes to come, and again to load")
+      ->check(CLI::Range(1, 86'400))
+      ->capture_default_str();
   command.add_option("-t,--threads", o.threads, "compute threads of all ranks together (0: one per core)")->check(CLI::Range(0, 1024));
   command.add_option("--max-model-len", o.max_model_len, "tokens of one sequence, prompt and answer (0: the model's context)");
   command.add_option("--max-num-seqs", o.max_num_seqs, "sequences that run at once")->check(CLI::Range(1, 4096))->capture_default_str();

@@ -27,6 +27,7 @@ void add_logits(CLI::App&, int&);
 void add_inspect(CLI::App&, int&);
 void add_bench(CLI::App&, int&);
 void add_doctor(CLI::App&, int&);
+void add_rank(CLI::App&, int&);
 
 /// The options that every command with an engine takes: MODEL, threads, cache, lengths.
 void add_engine_options(CLI::App& command, engine_options& options);

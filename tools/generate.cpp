@@ -3,6 +3,7 @@
 
 #include "tools/blocking_client.hpp"
 #include "tools/cli.hpp"
+#include "tools/rank.hpp"
 #include "tools/names.hpp"
 
 namespace troupe::cli {
@@ -39,7 +40,8 @@ request make_request(const arguments& a) {
   return r;
 }
 
-int run(const arguments& a) {
+int run(arguments& a) {
+  if (auto code = act_as_rank(a.engine)) return *code;
   request r = make_request(a);
   engine e = engine::open(a.engine);
   blocking_client client(e);

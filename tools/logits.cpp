@@ -1,5 +1,6 @@
 #include "tools/blocking_client.hpp"
 #include "tools/cli.hpp"
+#include "tools/rank.hpp"
 #include "tools/npy.hpp"
 
 namespace troupe::cli {
@@ -26,6 +27,7 @@ class npy_sink final : public logits_sink {
 };
 
 int run(arguments& a) {
+  if (auto code = act_as_rank(a.engine)) return *code;
   request r;
   auto tokens = parse_tokens(read_input(a.tokens_file), a.tokens_file);
   if (tokens.empty()) throw error(errc::invalid_argument, a.tokens_file + ": holds no token ids");

@@ -11,6 +11,7 @@
 
 #include "actors/edge/server.hpp"
 #include "tools/cli.hpp"
+#include "tools/rank.hpp"
 #include "tools/serve_config.hpp"
 
 namespace troupe::cli {
@@ -85,6 +86,7 @@ int run(arguments& a, CLI::App& command) {
     std::fputs(print_config(command).c_str(), stdout);
     return 0;
   }
+  if (auto code = act_as_rank(a.engine)) return *code;
   const int signals = open_signals();
   raised_flag failed, drained;
 

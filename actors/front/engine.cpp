@@ -53,6 +53,12 @@ void check(const engine_options& o) {
   if (o.text_threads == 0 || o.text_threads > 64) throw error(errc::invalid_argument, "text_threads must be from 1 to 64");
   if (o.tensor_parallel_size == 0 || o.tensor_parallel_size > 256)
     throw error(errc::invalid_argument, "tensor_parallel_size must be from 1 to 256");
+  if (o.rank_isolation != "thread" && o.rank_isolation != "process")
+    throw error(errc::invalid_argument, "rank_isolation '" + o.rank_isolation + "': use thread or process");
+  if (o.rank_start_timeout == 0 || o.rank_start_timeout > 86'400)
+    throw error(errc::invalid_argument, "rank_start_timeout must be from 1 to 86400 seconds");
+  if (!o.rendezvous.empty() && o.tensor_parallel_size == 1)
+    throw error(errc::invalid_argument, "rendezvous: there is one rank only, for which nobody has to come: give tensor_parallel_size");
   if (o.inject_fault.empty()) return;
   if (const model::fault f = model::parse_fault(o.inject_fault).value(); f.rank >= o.tensor_parallel_size)
     throw error(errc::invalid_argument, "inject_fault: there is no rank " + std::to_string(f.rank));

@@ -7,6 +7,7 @@
 #include <optional>
 #include <system_error>
 
+#include "actors/rank/process_ranks.hpp"
 #include "src/base/log.hpp"
 #include "src/cpu/cpu_backend.hpp"
 #include "src/cpu/thread_pool.hpp"
@@ -93,45 +94,64 @@ result<made_ranks> make_all(const engine_options& o, const make_rank& make) {
   return all;
 }
 
-result<made_ranks> make_cpu(const engine_options& o, std::shared_ptr<const model::model> m,
-                            std::shared_ptr<model::sink_table> sinks) {
+struct planned_cpu {
+  cpu::cpu_options options;  ///< of any of the ranks
+  cpu::memory_plan memory;   ///< of all
+};
+
+/// `threads`: of one rank.
+result<planned_cpu> plan_cpu(const engine_options& o, const model::model& m, std::uint32_t threads) {
   auto made = cpu_options_of(o);
   if (!made) return made.take_error();
-  cpu::cpu_options& c = *made;
-  const std::uint32_t size = o.tensor_parallel_size;
-  const std::uint32_t threads = o.threads ? o.threads : cpu::available_processors();
-  c.threads = std::max(1u, threads / size);
-  auto plan = cpu::plan_memory(*m, c, size);
+  planned_cpu p{*made, {}};
+  p.options.threads = threads;
+  auto plan = cpu::plan_memory(m, p.options, o.tensor_parallel_size);
   if (!plan) return plan.take_error();
   if (o.kv_cache_memory_bytes) {
-    c.n_pages =
+    p.options.n_pages =
         static_cast<std::uint32_t>(std::min<std::uint64_t>(o.kv_cache_memory_bytes / plan->page_bytes, 1u << 30));
-    if (c.n_pages == 0)
+    if (p.options.n_pages == 0)
       return failure(errc::invalid_argument, "kv_cache_memory_bytes: one page of the KV cache takes " +
                                                  std::to_string(plan->page_bytes) + " bytes: give more");
-    plan = cpu::plan_memory(*m, c, size);
+    plan = cpu::plan_memory(m, p.options, o.tensor_parallel_size);
     if (!plan) return plan.take_error();
   }
-  log().info("{}: {}{}", m->path, size > 1 ? std::to_string(size) + " ranks, " : "", plan->describe());
-  auto all = make_all(o, [&](std::uint32_t rank, std::shared_ptr<group::collective> group) -> result<made_backend> {
-    cpu::cpu_options own = c;
+  p.memory = std::move(*plan);
+  return p;
+}
+
+result<made_backend> make_cpu_rank(const engine_options& o, const cpu::cpu_options& c, std::shared_ptr<const model::model> m,
+                                   std::shared_ptr<model::sink_table> sinks, std::shared_ptr<group::collective> group) {
+  made_backend one;
+  auto backend = cpu::make_cpu_backend(std::move(m), c, std::move(sinks), std::move(group));
+  if (!backend) return backend.take_error();
+  one.backend = std::move(*backend);
+  one.device = "cpu";
+  one.arithmetic = o.reference ? "reference" : std::string(kernels::cpu::name(c.isa));
+  one.threads = c.threads;
+  return one;
+}
+
+result<made_ranks> make_cpu(const engine_options& o, std::shared_ptr<const model::model> m,
+                            std::shared_ptr<model::sink_table> sinks) {
+  const std::uint32_t size = o.tensor_parallel_size;
+  const std::uint32_t threads = o.threads ? o.threads : cpu::available_processors();
+  auto plan = plan_cpu(o, *m, std::max(1u, threads / size));
+  if (!plan) return plan.take_error();
+  log().info("{}: {}{}", m->path, size > 1 ? std::to_string(size) + " ranks, " : "", plan->memory.describe());
+  auto all = make_all(o, [&](std::uint32_t rank, std::shared_ptr<group::collective> group) {
+    cpu::cpu_options own = plan->options;
     if (threads > size && rank < threads % size) ++own.threads;  // what is left over goes to the first
-    made_backend one;
-    auto backend = cpu::make_cpu_backend(m, own, rank == 0 ? sinks : nullptr, std::move(group));
-    if (!backend) return backend.take_error();
-    one.backend = std::move(*backend);
-    one.device = "cpu";
-    one.arithmetic = o.reference ? "reference" : std::string(kernels::cpu::name(own.isa));
-    one.threads = own.threads;
-    return one;
+    return make_cpu_rank(o, own, m, rank == 0 ? sinks : nullptr, std::move(group));
   });
   if (!all) return all;
-  all->kv_bytes = plan->kv;
-  all->weight_bytes = plan->weights;
+  all->kv_bytes = plan->memory.kv;
+  all->weight_bytes = plan->memory.weights;
   return all;
 }
 
-/// "cuda" and "cuda:3"; none: something else.
+}  // namespace
+
 std::optional<int> cuda_ordinal(const std::string& device) {
   if (device == "cuda") return 0;
   if (!device.starts_with("cuda:")) return std::nullopt;
@@ -141,8 +161,6 @@ std::optional<int> cuda_ordinal(const std::string& device) {
   if (error != std::errc() || at != end || n < 0) return std::nullopt;
   return n;
 }
-
-}  // namespace
 
 result<void> check_device(const std::string& device) {
   if (device == "auto" || device == "cpu" || cuda_ordinal(device)) return {};
@@ -154,9 +172,14 @@ result<made_ranks> make_ranks(const engine_options& o, std::shared_ptr<const mod
   if (auto ok = check_device(o.device); !ok) return ok.take_error();
   std::optional<int> ordinal = cuda_ordinal(o.device);
   if (o.device == "auto" && !o.reference && !gpus().empty()) ordinal = 0;
-  if (!ordinal) return make_cpu(o, std::move(m), std::move(sinks));
-  if (o.reference)
+  if (ordinal && o.reference)
     return failure(errc::invalid_argument, "the reference path computes on the CPU: leave the device out");
+  if (o.tensor_parallel_size > 1 && (o.rank_isolation == "process" || !o.rendezvous.empty())) {
+    engine_options chosen = o;
+    chosen.device = ordinal ? "cuda:" + std::to_string(*ordinal) : "cpu";
+    return make_process_ranks(chosen, std::move(m), std::move(sinks));
+  }
+  if (!ordinal) return make_cpu(o, std::move(m), std::move(sinks));
   if (const auto there = gpus().size(); *ordinal + o.tensor_parallel_size > there)
     return failure(errc::not_found, "tensor-parallel-size " + std::to_string(o.tensor_parallel_size) + " from cuda:" +
                                         std::to_string(*ordinal) + " on: this machine has " + std::to_string(there) +
@@ -164,6 +187,27 @@ result<made_ranks> make_ranks(const engine_options& o, std::shared_ptr<const mod
   return make_all(o, [&](std::uint32_t rank, std::shared_ptr<group::collective> group) {
     return make_gpu(o, *ordinal + static_cast<int>(rank), m, rank == 0 ? sinks : nullptr, std::move(group));
   });
+}
+
+result<group_plan> plan_group(const engine_options& o, const model::model& m) {
+  if (cuda_ordinal(o.device)) return group_plan{{model::no_page}, {0}, 0, "each planned on its card"};
+  auto p = plan_cpu(o, m, o.threads ? o.threads : cpu::available_processors());
+  if (!p) return p.take_error();
+  const cpu::memory_plan& all = p->memory;
+  return group_plan{{static_cast<std::uint32_t>(all.kv / all.page_bytes)}, {all.page_bytes}, all.weights, all.describe()};
+}
+
+result<made_backend> make_member(const engine_options& o, const std::vector<std::uint32_t>& n_pages,
+                                 std::shared_ptr<const model::model> m, std::shared_ptr<model::sink_table> sinks,
+                                 std::shared_ptr<group::collective> group) {
+  if (const auto ordinal = cuda_ordinal(o.device))
+    return make_gpu(o, *ordinal, std::move(m), std::move(sinks), std::move(group));
+  auto c = cpu_options_of(o);
+  if (!c) return c.take_error();
+  c->threads = o.threads ? o.threads : cpu::available_processors();
+  if (n_pages.size() != 1) return failure(errc::rank_failed, "the ranks differ in their KV groups");
+  c->n_pages = n_pages.front();
+  return make_cpu_rank(o, *c, std::move(m), std::move(sinks), std::move(group));
 }
 
 }  // namespace troupe::rank

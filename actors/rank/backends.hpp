@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,22 @@ struct made_ranks {
 result<made_ranks> make_ranks(const engine_options&, std::shared_ptr<const model::model>,
                               std::shared_ptr<model::sink_table> sinks);
 
+/// Sizes that ranks in several processes agree on before they load; of all ranks together but for n_pages.
+struct group_plan {
+  std::vector<std::uint32_t> n_pages;     ///< per KV group, the most that this rank can hold
+  std::vector<std::uint64_t> page_bytes;  ///< per KV group
+  std::uint64_t weight_bytes = 0;
+  std::string describe;                   ///< one line for a person
+};
+/// The device must be "cpu" or "cuda:N"; GPUs plan for themselves and agree when they are made.
+result<group_plan> plan_group(const engine_options&, const model::model&);
+/// One rank of a group whose other ranks are elsewhere. `threads` are this rank's alone.
+result<made_backend> make_member(const engine_options&, const std::vector<std::uint32_t>& n_pages,
+                                 std::shared_ptr<const model::model>, std::shared_ptr<model::sink_table> sinks,
+                                 std::shared_ptr<group::collective>);
+
+/// Of "cuda" and "cuda:3"; none: something else.
+std::optional<int> cuda_ordinal(const std::string& device);
 /// "cpu", "cuda:1" and so on, checked for form only. Errors: invalid_argument.
 result<void> check_device(const std::string& device);
 

@@ -28,6 +28,11 @@ struct engine_options {
   std::uint32_t stream_buffer = 1024;       ///< tokens a stream may be ahead of its reader before it parks
   std::uint32_t stall_seconds = 60;         ///< a parked stream is cancelled after this time
   std::uint32_t step_timeout = 120;         ///< seconds; a rank that works longer on one step is lost: errc::rank_failed
+  std::string rank_isolation = "thread";    ///< ranks beside rank 0: thread, or process (of rank_program, on this host)
+  std::string rank_program;                 ///< the troupe program, for ranks that are processes
+  std::string rendezvous;                   ///< HOST:PORT: ranks beside rank 0 come there from any host (troupe rank --join)
+  std::string rendezvous_secret;            ///< which they must know
+  std::uint32_t rank_start_timeout = 300;   ///< seconds for ranks that are processes to come, and again to load
   std::uint32_t text_threads = 1;           ///< text shards
   bool reference = false;                   ///< the scalar float32 forward pass: slow, the oracle of the others
   bool fold_threads = false;                ///< text and control actors on one thread (machines with one or two cores)

@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "src/model/step_plan.hpp"
@@ -56,6 +57,11 @@ struct rank_group {
   std::function<void()> abort;
   /// The rank that the others are waiting for. Any thread. Empty: that cannot be seen.
   std::function<std::optional<std::uint32_t>()> awaited;
+  /// From then on calls `lost` when a rank of another process is lost while nobody polls it: on a thread of its own, until
+  /// `leave` or `abort`. Empty: there are no such ranks.
+  std::function<void(std::function<void(std::uint32_t rank, std::string what)> lost)> watch;
+  /// Ranks of other processes leave in order, or are ended: after the last call of any backend. Bounded; must not throw.
+  std::function<void()> leave;
 };
 
 }  // namespace troupe::model
