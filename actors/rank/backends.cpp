@@ -19,6 +19,7 @@ result<cpu::cpu_options> cpu_options_of(const engine_options& o) {
       std::max(o.max_num_batched_tokens ? o.max_num_batched_tokens : c.max_batched_tokens, o.max_num_seqs);
   c.max_model_len = o.max_model_len;
   c.reference = o.reference;
+  c.mask_patience = std::min(c.mask_patience, std::chrono::milliseconds(500) * o.step_timeout);  // the row, not the rank
   if (o.kv_cache_dtype == "f32")
     c.kv = cpu::kv_dtype::f32;
   else if (o.kv_cache_dtype == "bf16")

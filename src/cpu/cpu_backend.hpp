@@ -1,4 +1,5 @@
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -8,6 +9,7 @@
 #include "src/base/result.hpp"
 #include "src/model/backend.hpp"
 #include "src/model/open_model.hpp"
+#include "src/model/token_mask.hpp"
 
 /// The CPU rank: a forward pass over SIMD kernels on a pool of compute threads.
 namespace troupe::cpu {
@@ -22,6 +24,7 @@ struct cpu_options {
   std::uint32_t max_batched_tokens = 512;
   std::uint32_t max_model_len = 0;       ///< 0: the model's context
   std::uint32_t n_pages = 0;             ///< KV pages of page_tokens tokens; 0: max_slots sequences of max_model_len, at most 1 GiB
+  std::chrono::milliseconds mask_patience = model::mask_patience;  ///< how long a step waits for its rows' masks
   bool reference = false;                ///< scalar float32 over dequantized weights: slow, the oracle of the fast path
 };
 
@@ -39,10 +42,11 @@ struct memory_plan {
 /// What make_cpu_backend would take; also the way to turn a memory budget into n_pages.
 result<memory_plan> plan_memory(const model::model&, const cpu_options&);
 
-/// Packs the weights and takes all memory. `sinks` may be null when no plan has logits rows. The backend computes on
-/// the thread that calls poll(), with its own workers beside; depth 1. Errors: invalid_argument, unsupported,
-/// out_of_memory.
+/// Packs the weights and takes all memory. `sinks` may be null when no plan has logits rows. Without `masks`, plans with
+/// gated rows are refused; with them poll() waits for a mask that is late. The backend computes on the thread that calls
+/// poll(), with its own workers beside; depth 1. Errors: invalid_argument, unsupported, out_of_memory.
 result<std::unique_ptr<model::backend>> make_cpu_backend(std::shared_ptr<const model::model>, const cpu_options&,
-                                                         std::shared_ptr<model::sink_table> sinks);
+                                                         std::shared_ptr<model::sink_table> sinks,
+                                                         std::shared_ptr<model::mask_table> masks = nullptr);
 
 }  // namespace troupe::cpu

@@ -4,6 +4,7 @@
 #include "src/gpu/gpu_options.hpp"
 #include "src/model/backend.hpp"
 #include "src/model/open_model.hpp"
+#include "src/model/token_mask.hpp"
 
 /// The GPU rank: a forward pass on one card, two plans in flight.
 namespace troupe::gpu {
@@ -16,8 +17,10 @@ result<memory_plan> plan_memory(std::shared_ptr<const model::model>, const gpu_o
 std::uint64_t page_bytes(const model::model&, const gpu_options&);
 
 /// Takes all memory, loads the weights. Thread: the rank's from then on, whose current device it sets. Depth 2. `sinks`
-/// may be null when no plan has logits rows. Errors as plan_memory, and rank_failed.
+/// may be null when no plan has logits rows. Without `masks`, plans with gated rows are refused; with them poll() hands
+/// over the masks that have become ready. Errors as plan_memory, and rank_failed.
 result<std::unique_ptr<model::backend>> make_gpu_backend(std::shared_ptr<const model::model>, const gpu_options&,
-                                                         std::shared_ptr<model::sink_table> sinks);
+                                                         std::shared_ptr<model::sink_table> sinks,
+                                                         std::shared_ptr<model::mask_table> masks = nullptr);
 
 }  // namespace troupe::gpu

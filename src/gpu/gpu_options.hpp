@@ -1,9 +1,11 @@
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <string>
 
 #include "kernels/common/dtype.hpp"
 #include "kernels/gpu/dense.hpp"
+#include "src/model/token_mask.hpp"
 
 namespace troupe::gpu {
 
@@ -23,6 +25,7 @@ struct gpu_options {
   bool deterministic = false;  ///< no product chosen by the number of tokens
   bool graphs = true;
   bool dummy_weights = false;  ///< random numbers instead of the model's tensors
+  std::chrono::milliseconds mask_patience = model::mask_patience;  ///< how long a step waits for its rows' masks
   std::string plan_file;       ///< where timed choices of products are kept; empty: not kept
 };
 

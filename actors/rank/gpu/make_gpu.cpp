@@ -26,6 +26,7 @@ result<gpu::gpu_options> gpu_options_of(const engine_options& o, int ordinal, co
   g.graphs = !o.enforce_eager;
   g.memory_share = o.gpu_memory_utilization;
   g.plan_file = o.gpu_plan_file;
+  g.mask_patience = std::min(g.mask_patience, std::chrono::milliseconds(500) * o.step_timeout);  // the row, not the rank
   if (o.dtype == "auto")
     g.compute = gpu::natural_compute_type(m);
   else if (o.dtype == "bfloat16")
