@@ -38,12 +38,13 @@ result<cpu::cpu_options> cpu_options_of(const engine_options& o) {
 }
 
 result<made_backend> make_cpu(const engine_options& o, std::shared_ptr<const model::model> m,
-                              std::shared_ptr<model::sink_table> sinks) {
+                              std::shared_ptr<model::sink_table> sinks, std::uint32_t n_pages) {
   auto c = cpu_options_of(o);
   if (!c) return c.take_error();
+  c->n_pages = n_pages;
   auto plan = cpu::plan_memory(*m, *c);
   if (!plan) return plan.take_error();
-  if (o.kv_cache_memory_bytes) {
+  if (o.kv_cache_memory_bytes && !n_pages) {
     c->n_pages =
         static_cast<std::uint32_t>(std::min<std::uint64_t>(o.kv_cache_memory_bytes / plan->page_bytes, 1u << 30));
     if (c->n_pages == 0)
@@ -84,14 +85,14 @@ result<void> check_device(const std::string& device) {
 }
 
 result<made_backend> make_backend(const engine_options& o, std::shared_ptr<const model::model> m,
-                                  std::shared_ptr<model::sink_table> sinks) {
+                                  std::shared_ptr<model::sink_table> sinks, std::uint32_t n_pages) {
   if (auto ok = check_device(o.device); !ok) return ok.take_error();
   std::optional<int> ordinal = cuda_ordinal(o.device);
   if (o.device == "auto" && !o.reference && !gpus().empty()) ordinal = 0;
-  if (!ordinal) return make_cpu(o, std::move(m), std::move(sinks));
+  if (!ordinal) return make_cpu(o, std::move(m), std::move(sinks), n_pages);
   if (o.reference)
     return failure(errc::invalid_argument, "the reference path computes on the CPU: leave the device out");
-  return make_gpu(o, *ordinal, std::move(m), std::move(sinks));
+  return make_gpu(o, *ordinal, std::move(m), std::move(sinks), n_pages);
 }
 
 }  // namespace troupe::rank

@@ -21,10 +21,11 @@ struct made_backend {
   std::uint64_t kv_bytes = 0, weight_bytes = 0;
 };
 
-/// Chooses the device, plans its memory, says so in the log, takes it and loads the weights. Errors: invalid_argument,
-/// unsupported, not_found, out_of_memory, rank_failed.
+/// Chooses the device, plans its memory, says so in the log, takes it and loads the weights. `n_pages`: so many KV pages
+/// exactly, whatever the options say of memory; 0: as they say. Errors: invalid_argument, unsupported, not_found,
+/// out_of_memory, rank_failed.
 result<made_backend> make_backend(const engine_options&, std::shared_ptr<const model::model>,
-                                  std::shared_ptr<model::sink_table> sinks);
+                                  std::shared_ptr<model::sink_table> sinks, std::uint32_t n_pages = 0);
 
 /// "cpu", "cuda:1" and so on, checked for form only. Errors: invalid_argument.
 result<void> check_device(const std::string& device);
@@ -33,6 +34,6 @@ result<void> check_device(const std::string& device);
 std::vector<std::string> gpus();
 /// The GPU's part of make_backend; in a build without CUDA says so.
 result<made_backend> make_gpu(const engine_options&, int ordinal, std::shared_ptr<const model::model>,
-                              std::shared_ptr<model::sink_table> sinks);
+                              std::shared_ptr<model::sink_table> sinks, std::uint32_t n_pages);
 
 }  // namespace troupe::rank

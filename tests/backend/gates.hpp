@@ -62,18 +62,6 @@ inline std::vector<sampling_params> ways_of_drawing() {
   return out;
 }
 
-struct drawn {
-  token_id token;
-  std::uint32_t flags;
-  float logprob;
-  bool operator==(const drawn& o) const {
-    return token == o.token && flags == o.flags && std::memcmp(&logprob, &o.logprob, sizeof logprob) == 0;
-  }
-};
-inline std::ostream& operator<<(std::ostream& out, const drawn& d) {
-  return out << d.token << "/" << d.flags << "/" << d.logprob;
-}
-
 /// Draws n tokens for each way of drawing at once, a slot for each. Where `allowed(slot, i)` gives a set, that draw is
 /// gated by it, and its mask comes `late` after the launch.
 template <class Driver>

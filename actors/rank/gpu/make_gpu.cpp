@@ -72,10 +72,11 @@ std::vector<std::string> gpus() {
 }
 
 result<made_backend> make_gpu(const engine_options& o, int ordinal, std::shared_ptr<const model::model> m,
-                              std::shared_ptr<model::sink_table> sinks) {
+                              std::shared_ptr<model::sink_table> sinks, std::uint32_t n_pages) {
   auto g = gpu_options_of(o, ordinal, *m);
   if (!g) return g.take_error();
-  if (o.kv_cache_memory_bytes) {
+  g->n_pages = n_pages;
+  if (o.kv_cache_memory_bytes && !n_pages) {
     g->n_pages = static_cast<std::uint32_t>(
         std::min<std::uint64_t>(o.kv_cache_memory_bytes / gpu::page_bytes(*m, *g), 1u << 30));
     if (g->n_pages == 0)
