@@ -197,6 +197,8 @@ result<void> gpu_backend::launch(std::shared_ptr<const model::step_plan> owned) 
     if (auto ok = capture({n, n, n}); !ok) return ok;
   } else {
     if (auto ok = slots_.apply(*plan); !ok) return ok;
+    if (options_.before_step)
+      if (auto ok = check(options_.before_step(f.seq, stream_), "before_step"); !ok) return ok;
     if (!plan->admits().empty())
       if (auto ok = admissions_->admit(*plan, f.turn, stream_); !ok) return ok;
     for (const model::page_fork& fork : plan->forks())
