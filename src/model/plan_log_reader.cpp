@@ -182,7 +182,8 @@ result<std::optional<plan_log_reader::record>> plan_log_reader::next() {
   r.done.seq = h.seq;
   r.done.device_ns = h.device_ns;
   r.done.rows.resize((payload.size() - sizeof h) / sizeof(row_result));
-  std::memcpy(static_cast<void*>(r.done.rows.data()), payload.data() + sizeof h, payload.size() - sizeof h);
+  if (!r.done.rows.empty())
+    std::memcpy(static_cast<void*>(r.done.rows.data()), payload.data() + sizeof h, payload.size() - sizeof h);
   return std::optional(std::move(r));
 }
 

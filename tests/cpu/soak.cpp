@@ -17,7 +17,7 @@ BOOST_AUTO_TEST_CASE(many_steps_of_a_random_load, *boost::unit_test::label("slow
     o.max_model_len = 160;
     o.n_pages = 24;
     soak_options s;
-    s.steps = 20'000;
+    s.steps = 12'000;
     s.seed = 7 + prefix_cache;
     s.prefix_cache = prefix_cache;
     auto sinks = std::make_shared<recorder>();
