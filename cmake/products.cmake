@@ -26,7 +26,7 @@ endif()
 
 add_executable(troupe_program
   tools/main.cpp tools/cli.cpp tools/blocking_client.cpp tools/npy.cpp tools/serve.cpp tools/serve_config.cpp tools/chat.cpp tools/generate.cpp
-  tools/bench.cpp tools/tokenize.cpp tools/detokenize.cpp tools/template.cpp tools/logits.cpp tools/inspect.cpp tools/doctor.cpp tools/rank.cpp)
+  tools/bench.cpp tools/tokenize.cpp tools/detokenize.cpp tools/template.cpp tools/logits.cpp tools/inspect.cpp tools/doctor.cpp tools/rank.cpp tools/replay.cpp)
 set_target_properties(troupe_program PROPERTIES OUTPUT_NAME troupe)
 target_compile_definitions(troupe_program PRIVATE TROUPE_VERSION="${PROJECT_VERSION}")
 target_link_libraries(troupe_program PRIVATE troupe_engine troupe_edge CLI11::CLI11 tomlplusplus::tomlplusplus Boost::json)

@@ -26,17 +26,12 @@ int exit_code_of(const std::error_code& code) {
   }
 }
 
-namespace {
-
-/// Beside the model folder's default; empty where there is no home.
 std::string default_plan_file() {
   const char* cache = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");
   if (cache && *cache) return std::string(cache) + "/troupe/gpu-plans.txt";
   return home && *home ? std::string(home) + "/.cache/troupe/gpu-plans.txt" : std::string();
 }
-
-}  // namespace
 
 void add_engine_options(CLI::App& command, engine_options& o) {
   o.gpu_plan_file = default_plan_file();
@@ -72,6 +67,8 @@ void add_engine_options(CLI::App& command, engine_options& o) {
       ->check(CLI::IsMember({"auto", "f16", "f32", "bf16", "fp8"}))
       ->capture_default_str();
   command.add_option("--chat-template", o.chat_template, "a file with a Jinja chat template instead of the model's own");
+  command.add_option("--plan-log", o.plan_log, "log every step's plan and tokens to this file, which troupe replay runs again (it holds the prompts)")
+      ->type_name("FILE");
   command.add_flag("--reference", o.reference, "compute in plain scalar float32: slow, exact, for comparisons");
 }
 

@@ -28,9 +28,12 @@ void add_inspect(CLI::App&, int&);
 void add_bench(CLI::App&, int&);
 void add_doctor(CLI::App&, int&);
 void add_rank(CLI::App&, int&);
+void add_replay(CLI::App&, int&);
 
 /// The options that every command with an engine takes: MODEL, threads, cache, lengths.
 void add_engine_options(CLI::App& command, engine_options& options);
+/// A file in the user's cache folder where timed choices of GPU kernels are kept; empty where there is no home.
+std::string default_plan_file();
 /// Temperature and its relatives.
 void add_sampling_options(CLI::App& command, sampling_params& sampling);
 

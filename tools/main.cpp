@@ -14,7 +14,7 @@ using namespace troupe;
 
 constexpr cli::add_command commands[] = {cli::add_serve,    cli::add_chat,     cli::add_generate, cli::add_bench,
                                          cli::add_tokenize, cli::add_detokenize, cli::add_template, cli::add_logits,
-                                         cli::add_inspect,  cli::add_doctor,   cli::add_rank};
+                                         cli::add_inspect,  cli::add_doctor,   cli::add_rank,   cli::add_replay};
 
 int complain(const std::string& message, int code) {
   std::fprintf(stderr, "troupe: %s\n", message.c_str());

@@ -10,6 +10,7 @@
 #include "src/base/log.hpp"
 #include "src/model/fault.hpp"
 #include "src/model/locate.hpp"
+#include "src/model/plan_log.hpp"
 #include "src/text/open_tokenizer.hpp"
 
 namespace troupe {
@@ -39,6 +40,26 @@ text::text_model load_text(const engine_options& options, const std::string& pat
     out.chat = text::open_chat_template(read_file(options.chat_template, 1 << 20), out.tokenizer.get()).value();
   }
   return out;
+}
+
+/// What `troupe replay` needs to make the same rank again.
+model::plan_log_header plan_log_header_of(const engine_options& o, const model::model& m, const model::rank_shape& s,
+                                          const std::string& device) {
+  model::plan_log_header h;
+  h.model = m.path;
+  h.fingerprint = model::fingerprint(m);
+  h.device = device;
+  h.dtype = o.dtype;
+  h.quantization = o.quantization;
+  h.kv_cache_dtype = o.kv_cache_dtype;
+  h.deterministic = o.deterministic;
+  h.enforce_eager = o.enforce_eager;
+  h.reference = o.reference;
+  h.max_model_len = s.max_model_len;
+  h.max_num_seqs = s.max_slots;
+  h.max_num_batched_tokens = s.max_batched_tokens;
+  h.n_pages = s.n_pages.empty() ? 0 : s.n_pages.front();
+  return h;
 }
 
 void check(const engine_options& o) {
@@ -82,6 +103,11 @@ void engine::impl::load() {
   rank::made_ranks made = rank::make_ranks(options_, model_, sinks_).value();
   actor_parts parts;
   parts.ranks = std::move(made.group);
+  if (!options_.plan_log.empty()) {
+    auto& first = parts.ranks.ranks.front();
+    const auto header = plan_log_header_of(options_, *model_, first->shape(), made.device);
+    first = model::with_plan_log(std::move(first), options_.plan_log, header).value();
+  }
   if (!options_.inject_fault.empty()) {
     log().warn("a fault is injected on purpose: {}", options_.inject_fault);
     const model::fault fault = model::parse_fault(options_.inject_fault).value();

@@ -23,6 +23,7 @@ result<cpu::cpu_options> cpu_options_of(const engine_options& o) {
       std::max(o.max_num_batched_tokens ? o.max_num_batched_tokens : c.max_batched_tokens, o.max_num_seqs);
   c.max_model_len = o.max_model_len;
   c.reference = o.reference;
+  c.mask_patience = std::min(c.mask_patience, std::chrono::milliseconds(500) * o.step_timeout);  // the row, not the rank
   if (o.kv_cache_dtype == "f32")
     c.kv = cpu::kv_dtype::f32;
   else if (o.kv_cache_dtype == "bf16")
@@ -167,13 +168,25 @@ result<void> check_device(const std::string& device) {
   return failure(errc::invalid_argument, "device '" + device + "': use auto, cpu, cuda or cuda:N");
 }
 
-result<made_ranks> make_ranks(const engine_options& o, std::shared_ptr<const model::model> m,
-                              std::shared_ptr<model::sink_table> sinks) {
+namespace {
+
+/// The card; none: the CPU.
+result<std::optional<int>> choose_device(const engine_options& o) {
   if (auto ok = check_device(o.device); !ok) return ok.take_error();
   std::optional<int> ordinal = cuda_ordinal(o.device);
   if (o.device == "auto" && !o.reference && !gpus().empty()) ordinal = 0;
   if (ordinal && o.reference)
     return failure(errc::invalid_argument, "the reference path computes on the CPU: leave the device out");
+  return ordinal;
+}
+
+}  // namespace
+
+result<made_ranks> make_ranks(const engine_options& o, std::shared_ptr<const model::model> m,
+                              std::shared_ptr<model::sink_table> sinks) {
+  auto chosen_device = choose_device(o);
+  if (!chosen_device) return chosen_device.take_error();
+  const std::optional<int> ordinal = *chosen_device;
   if (o.tensor_parallel_size > 1 && (o.rank_isolation == "process" || !o.rendezvous.empty())) {
     engine_options chosen = o;
     chosen.device = ordinal ? "cuda:" + std::to_string(*ordinal) : "cpu";
@@ -200,8 +213,10 @@ result<group_plan> plan_group(const engine_options& o, const model::model& m) {
 result<made_backend> make_member(const engine_options& o, const std::vector<std::uint32_t>& n_pages,
                                  std::shared_ptr<const model::model> m, std::shared_ptr<model::sink_table> sinks,
                                  std::shared_ptr<group::collective> group) {
-  if (const auto ordinal = cuda_ordinal(o.device))
-    return make_gpu(o, *ordinal, std::move(m), std::move(sinks), std::move(group));
+  auto chosen_device = choose_device(o);
+  if (!chosen_device) return chosen_device.take_error();
+  if (const std::optional<int> ordinal = *chosen_device)  // of a group they agree on pages when they are made
+    return make_gpu(o, *ordinal, std::move(m), std::move(sinks), group, group ? 0 : n_pages.at(0));
   auto c = cpu_options_of(o);
   if (!c) return c.take_error();
   c->threads = o.threads ? o.threads : cpu::available_processors();

@@ -47,7 +47,8 @@ struct group_plan {
 };
 /// The device must be "cpu" or "cuda:N"; GPUs plan for themselves and agree when they are made.
 result<group_plan> plan_group(const engine_options&, const model::model&);
-/// One rank of a group whose other ranks are elsewhere. `threads` are this rank's alone.
+/// One rank of a group whose other ranks are elsewhere, or, without a group, a rank alone with exactly n_pages. `threads`
+/// are this rank's. Errors as make_ranks.
 result<made_backend> make_member(const engine_options&, const std::vector<std::uint32_t>& n_pages,
                                  std::shared_ptr<const model::model>, std::shared_ptr<model::sink_table> sinks,
                                  std::shared_ptr<group::collective>);
@@ -61,7 +62,9 @@ result<void> check_device(const std::string& device);
 std::vector<std::string> gpus();
 /// A GPU rank; in a build without CUDA says so. `group`: its membership, null for a rank alone. Ranks are made at once, each
 /// on a thread of its own, so they may meet in there, and through it give one another what their own communicator needs.
+/// `n_pages`: so many KV pages exactly, whatever the options say of memory; 0: as they say.
 result<made_backend> make_gpu(const engine_options&, int ordinal, std::shared_ptr<const model::model>,
-                              std::shared_ptr<model::sink_table> sinks, std::shared_ptr<group::collective> group);
+                              std::shared_ptr<model::sink_table> sinks, std::shared_ptr<group::collective> group,
+                              std::uint32_t n_pages = 0);
 
 }  // namespace troupe::rank

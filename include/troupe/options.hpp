@@ -36,6 +36,7 @@ struct engine_options {
   std::uint32_t text_threads = 1;           ///< text shards
   bool reference = false;                   ///< the scalar float32 forward pass: slow, the oracle of the others
   bool fold_threads = false;                ///< text and control actors on one thread (machines with one or two cores)
+  std::string plan_log;                     ///< a file that gets every plan and its tokens, for `troupe replay`; holds the prompts
   std::string inject_fault;                 ///< a fault on purpose, to see how a deployment takes it; empty: none. At step N:
                                             ///< step=N:fail, step=N:no-memory (an allocation throws), step=N:slow=500ms,
                                             ///< step=N+:slow=500ms (from N on), step=N:hang (the device never answers),

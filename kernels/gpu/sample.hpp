@@ -35,7 +35,7 @@ enum sample_flag : std::uint32_t { sample_logprob = 1, sample_masked = 2, sample
 struct sample_result {
   std::int32_t token;   ///< -1 where a flag is set; last_token is 0 then
   std::uint32_t flags;  ///< 1: the logits held an infinity or a NaN; 2: the mask allowed nothing; 4: the gate did not
-                        ///< open within ten seconds
+                        ///< open within the step's patience
   float logprob;        ///< under the raw logits
   std::uint32_t padding;
 };
@@ -57,6 +57,7 @@ struct sample_args {
   std::int32_t* last_token;  ///< [max_slots] written for the next step
   sample_result* results;    ///< [rows] device
   void* scratch;             ///< sample_scratch_bytes
+  std::uint64_t gate_patience_ns = 10'000'000'000;  ///< how long a row waits for its gate
 };
 /// Scratch needs no initial value. A row with sample_skip writes nothing. Rows with a mask hold up no other row's work,
 /// but sample() ends when the last of them has its mask.

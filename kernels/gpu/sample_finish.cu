@@ -10,7 +10,6 @@
 namespace troupe::kernels::gpu {
 namespace {
 
-constexpr std::uint64_t gate_patience_ns = 10'000'000'000;
 constexpr float mass_unit = 0x1p42f;     ///< of the largest value's exp: 2^20 tokens do not overflow
 constexpr float bins_per_unit = 64.0f;   ///< of (top - value) / temperature; the last bin holds all from 32 on
 enum result_flag : std::uint32_t { not_finite = 1, nothing_allowed = 2, gate_closed = 4 };
@@ -270,7 +269,7 @@ __device__ bool await_mask(const sample_args& a, const sample_row& row, std::uin
   if (threadIdx.x == 0) {
     const std::uint64_t wanted = *a.gate_value, start = nanoseconds();
     while (a.gates[row.gate_word] < wanted) {
-      open = nanoseconds() - start < gate_patience_ns;
+      open = nanoseconds() - start < a.gate_patience_ns;
       if (!open) break;
       __nanosleep(500);
     }

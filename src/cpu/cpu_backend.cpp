@@ -70,16 +70,19 @@ result<model::rank_shape> shape_of(const std::vector<rank_part>& ranks, std::uin
 class cpu_backend final : public model::backend {
  public:
   cpu_backend(const model::rank_shape& shape, const cpu_options& o, std::shared_ptr<model::sink_table> sinks,
-              std::shared_ptr<group::collective> group, std::unique_ptr<thread_pool> pool, std::unique_ptr<forward> pass,
-              region logits, std::uint32_t window)
+              std::shared_ptr<group::collective> group, std::shared_ptr<model::mask_table> masks,
+              std::unique_ptr<thread_pool> pool, std::unique_ptr<forward> pass, region logits, std::uint32_t window)
       : shape_(shape),
+        mask_patience_(o.mask_patience),
         sinks_(std::move(sinks)),
         group_(std::move(group)),
+        masks_(std::move(masks)),
         pool_(std::move(pool)),
         forward_(std::move(pass)),
         logits_(std::move(logits)),
-        slots_(shape, window),
+        slots_(shape, window, {.gates = masks_ != nullptr}),
         slot_draws_(shape) {
+    if (masks_) row_masks_.reserve(shape.max_batched_tokens);
     samplers_.reserve(pool_->size());
     for (std::uint32_t i = 0; i < pool_->size(); ++i)
       samplers_.emplace_back(shape.vocab, kernels::cpu::vector_kernels_for(o.isa));
@@ -97,6 +100,7 @@ class cpu_backend final : public model::backend {
     last_ = view->seq();
     if (auto ok = slots_.apply(*view); !ok) return ok;
     slot_draws_.admit(*view);
+    find_masks(*view);
     plan_ = std::move(plan);
     return {};
   }
@@ -121,17 +125,40 @@ class cpu_backend final : public model::backend {
   }
 
  private:
+  void find_masks(const model::step_plan_view& plan) {
+    row_masks_.clear();
+    if (!masks_) return;
+    row_masks_.resize(plan.rows().size());
+    for (std::size_t i = 0; i < row_masks_.size(); ++i)
+      if (plan.rows()[i].gate == model::row_gate::mask) row_masks_[i] = masks_->find(plan.rows()[i].gate_id);
+  }
+
+  /// Waits until the masks of the next n draws are there, or never will be, or the step's patience ends: gate_open_ says.
+  void await_masks(const model::step_plan_view& plan, std::span<const step_output> outputs,
+                   std::chrono::steady_clock::time_point limit) {
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const std::uint32_t row = outputs[i].row;
+      if (plan.rows()[row].gate == model::row_gate::none) continue;
+      gate_open_[i] = row_masks_[row] && row_masks_[row]->wait_until(limit) == model::mask_state::ready;
+    }
+  }
+
   /// Logits of the outputs, a few rows at a time: into sinks or into the samplers. In a group rank 0 does that, and tells
   /// the others what was drawn, because their slots need it for the next step.
   result<void> finish(const model::step_plan_view& plan, const step_batch& batch, model::step_done& done) {
     const auto n_outputs = static_cast<std::uint32_t>(batch.outputs.size());
     const bool answers = !group_ || group_->place().rank == 0;
     std::uint32_t sink_row = 0xffffffffu;
+    const auto mask_limit = std::chrono::steady_clock::now() + mask_patience_;
     for (std::uint32_t first = 0; first < n_outputs; first += head_rows) {
       const std::uint32_t n = std::min(head_rows, n_outputs - first);
       if (auto ok = forward_->logits(first, n, logits_.at<float>(0)); !ok) return ok;
       draws_.fill({});
-      if (answers) draw_rows(plan, batch, first, n);
+      if (answers) {
+        gate_open_.fill(true);
+        await_masks(plan, batch.outputs.subspan(first, n), mask_limit);
+        draw_rows(plan, batch, first, n);
+      }
       if (group_)
         if (auto ok = group_->broadcast(std::as_writable_bytes(std::span(draws_).first(n))); !ok) return ok;
       for (std::uint32_t i = 0; i < n; ++i) {
@@ -155,7 +182,11 @@ class cpu_backend final : public model::backend {
               model::step_done& done, std::uint32_t& sink_row) {
     const sample::draw& d = draws_[i];
     if (row.output != model::row_output::logits) {
-      done.rows.push_back({row.slot, d.token, d.ok ? 0u : model::row_failed, d.logprob});
+      const std::uint32_t flags = d.ok                ? 0u
+                                  : !gate_open_[i]    ? model::row_gate_closed
+                                  : d.nothing_allowed ? model::row_nothing_allowed
+                                                      : model::row_failed;
+      done.rows.push_back({row.slot, d.token, flags, d.logprob});
       return;
     }
     if (sink_row != o.row) sink_ = sinks_ ? sinks_->find(row.sink) : nullptr;
@@ -182,15 +213,25 @@ class cpu_backend final : public model::backend {
       draws_[i].ok = sampler.finite({logits_row(i), shape_.vocab});
       return;
     }
+    if (!gate_open_[i]) {
+      // Logits that are not finite are the better reason.
+      gate_open_[i] = !sampler.finite({logits_row(i), shape_.vocab});
+      return;
+    }
+    std::span<const std::uint32_t> mask;
+    if (row.gate == model::row_gate::mask) mask = row_masks_[o.row]->words();
     draws_[i] = sampler.next({logits_row(i), shape_.vocab}, slot_draws_.sampling(row.slot), &slot_draws_.counts(row.slot),
-                             slot_draws_.biases(row.slot), batch.positions[o.token] + 1, row.output == model::row_output::sample_logprobs);
+                             slot_draws_.biases(row.slot), batch.positions[o.token] + 1,
+                             row.output == model::row_output::sample_logprobs, mask);
   }
 
   float* logits_row(std::uint32_t i) const { return logits_.at<float>(0) + std::size_t{i} * shape_.vocab; }
 
   model::rank_shape shape_;
+  std::chrono::milliseconds mask_patience_;
   std::shared_ptr<model::sink_table> sinks_;
   std::shared_ptr<group::collective> group_;  ///< null: alone
+  std::shared_ptr<model::mask_table> masks_;
   std::unique_ptr<thread_pool> pool_;
   std::unique_ptr<forward> forward_;
   region logits_;
@@ -199,6 +240,8 @@ class cpu_backend final : public model::backend {
   std::vector<sample::sampler> samplers_;
   std::array<sample::draw, head_rows> draws_;
   std::shared_ptr<logits_sink> sink_;  ///< of the row of logits that is being answered
+  std::array<bool, head_rows> gate_open_;                              // of the same draws; true where there is no gate
+  std::vector<std::shared_ptr<const model::token_mask>> row_masks_;  // of the plan's rows; empty without a mask table
   std::shared_ptr<const model::step_plan> plan_;
   step_seq last_ = 0;
 };
@@ -232,7 +275,8 @@ result<memory_plan> plan_memory(const model::model& m, const cpu_options& o, std
 
 result<std::unique_ptr<model::backend>> make_cpu_backend(std::shared_ptr<const model::model> m, const cpu_options& o,
                                                          std::shared_ptr<model::sink_table> sinks,
-                                                         std::shared_ptr<group::collective> group) {
+                                                         std::shared_ptr<group::collective> group,
+                                                         std::shared_ptr<model::mask_table> masks) {
   if (group && group->place().size == 1) group = nullptr;
   const model::group_place place = group ? group->place() : model::group_place{};
   auto ranks = divide(std::move(m), place.size);
@@ -249,8 +293,9 @@ result<std::unique_ptr<model::backend>> make_cpu_backend(std::shared_ptr<const m
     auto pass = o.reference ? make_reference(std::move(part.model), *shape, *pool)
                             : decoder::make(std::move(part), *shape, o, *pool);
     if (!pass) return pass.take_error();
-    return std::unique_ptr<model::backend>(new cpu_backend(*shape, o, std::move(sinks), std::move(group), std::move(pool),
-                                                           std::move(*pass), std::move(*logits), window));
+    return std::unique_ptr<model::backend>(new cpu_backend(*shape, o, std::move(sinks), std::move(group),
+                                                           std::move(masks), std::move(pool), std::move(*pass),
+                                                           std::move(*logits), window));
   } catch (const std::bad_alloc&) {
     return failure(errc::out_of_memory, "no memory for the tables of " + std::to_string(o.max_slots) +
                                             " sequences: lower their number");

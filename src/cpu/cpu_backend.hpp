@@ -1,4 +1,5 @@
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -9,6 +10,7 @@
 #include "src/group/collective.hpp"
 #include "src/model/backend.hpp"
 #include "src/model/open_model.hpp"
+#include "src/model/token_mask.hpp"
 
 /// The CPU rank, alone or one of a tensor-parallel group: a forward pass over SIMD kernels on a pool of compute threads.
 namespace troupe::cpu {
@@ -23,6 +25,7 @@ struct cpu_options {
   std::uint32_t max_batched_tokens = 512;
   std::uint32_t max_model_len = 0;       ///< 0: the model's context
   std::uint32_t n_pages = 0;             ///< KV pages of page_tokens tokens; 0: max_slots sequences of max_model_len, at most 1 GiB
+  std::chrono::milliseconds mask_patience = model::mask_patience;  ///< how long a step waits for its rows' masks
   bool reference = false;                ///< scalar float32 over dequantized weights: slow, the oracle of the fast path
 };
 
@@ -42,15 +45,16 @@ struct memory_plan {
 /// invalid_argument, unsupported (a model that cannot be divided so).
 result<memory_plan> plan_memory(const model::model&, const cpu_options&, std::uint32_t n_ranks = 1);
 
-/// Packs the weights and takes all memory. `sinks` may be null when no plan has logits rows. The backend computes on
-/// the thread that calls poll(), with its own workers beside; depth 1. Errors: invalid_argument, unsupported,
-/// out_of_memory.
+/// Packs the weights and takes all memory. `sinks` may be null when no plan has logits rows. Without `masks`, plans with
+/// gated rows are refused; with them poll() waits for a mask that is late. The backend computes on the thread that calls
+/// poll(), with its own workers beside; depth 1. Errors: invalid_argument, unsupported, out_of_memory.
 ///
 /// With a group: this rank's part of the whole model; all ranks get the same model, options (but for threads and isa) and
-/// plans, and give the same bits as one rank alone. Only rank 0 answers with tokens and fills sinks. A step waits for the
-/// other ranks; when the group fails, so do launch or poll.
+/// plans, and give the same bits as one rank alone. Only rank 0 answers with tokens, fills sinks and waits for masks. A
+/// step waits for the other ranks; when the group fails, so do launch or poll.
 result<std::unique_ptr<model::backend>> make_cpu_backend(std::shared_ptr<const model::model>, const cpu_options&,
                                                          std::shared_ptr<model::sink_table> sinks,
-                                                         std::shared_ptr<group::collective> = nullptr);
+                                                         std::shared_ptr<group::collective> = nullptr,
+                                                         std::shared_ptr<model::mask_table> masks = nullptr);
 
 }  // namespace troupe::cpu

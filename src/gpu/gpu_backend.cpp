@@ -7,11 +7,13 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <optional>
 #include <thread>
 #include <vector>
 
 #include "src/base/log.hpp"
 #include "src/gpu/rank_plan.hpp"
+#include "src/gpu/row_gates.hpp"
 #include "src/model/slot_table.hpp"
 
 namespace troupe::gpu {
@@ -41,14 +43,14 @@ struct flight {
 class gpu_backend final : public model::backend {
  public:
   gpu_backend(const model::rank_shape& shape, const gpu_options& o, std::shared_ptr<model::sink_table> sinks,
-              std::uint32_t window)
-      : shape_(shape), options_(o), sinks_(std::move(sinks)), slots_(shape, window) {}
+              std::uint32_t window, bool gates)
+      : shape_(shape), options_(o), sinks_(std::move(sinks)), slots_(shape, window, {.gates = gates}) {}
 
   /// Waits a moment for a step that is still on the card. One that hangs there keeps the memory it uses: freeing would
   /// wait for it, and whoever destroys a lost rank must not hang with it.
   ~gpu_backend() override;
 
-  result<void> take(rank_plan, std::shared_ptr<communicator> group);
+  result<void> take(rank_plan, std::shared_ptr<communicator> group, std::shared_ptr<model::mask_table>);
 
   const model::rank_shape& shape() const override { return shape_; }
   result<void> launch(std::shared_ptr<const model::step_plan>) override;
@@ -72,6 +74,7 @@ class gpu_backend final : public model::backend {
   void fill_inputs(const model::step_plan_view&, const model::step_batch&, const bucket&, const step_layout&, flight&);
   result<void> update_pages(const model::step_plan_view&, std::uint32_t turn, std::uint32_t inside);
   result<void> logits_rows(const model::step_plan_view&, const model::step_batch&, std::uint32_t first, flight&);
+  result<void> wait();
   pinned_turn turn_of(std::uint32_t turn) const;
 
   model::rank_shape shape_;
@@ -89,6 +92,7 @@ class gpu_backend final : public model::backend {
   std::shared_ptr<communicator> group_;  // null: alone; outlives the graphs that use it
   std::unique_ptr<gpu_decoder> decoder_;
   std::unique_ptr<slot_admissions> admissions_;
+  std::unique_ptr<row_gates> gates_;  // null: no gated rows
   std::map<captured, graph_exec> graphs_;
   std::deque<flight> flights_;
   std::vector<std::uint32_t> order_;  // outputs of the step: those that draw first
@@ -101,7 +105,8 @@ class gpu_backend final : public model::backend {
   bool device_set_ = false;
 };
 
-result<void> gpu_backend::take(rank_plan plan, std::shared_ptr<communicator> group) {
+result<void> gpu_backend::take(rank_plan plan, std::shared_ptr<communicator> group,
+                               std::shared_ptr<model::mask_table> masks) {
   const rank_space& at = plan.at;
   group_ = std::move(group);
   auto arena = memory::on_device(at.bytes, "the rank");
@@ -131,6 +136,11 @@ result<void> gpu_backend::take(rank_plan plan, std::shared_ptr<communicator> gro
   auto logits = memory::pinned(std::uint64_t{gpu_decoder::logits_chunk} * shape_.vocab * sizeof(float), "logits");
   if (!logits) return logits.take_error();
   logits_host_ = std::move(*logits);
+  if (masks) {
+    auto gates = row_gates::make(shape_, std::move(masks));
+    if (!gates) return gates.take_error();
+    gates_ = std::make_unique<row_gates>(std::move(*gates));
+  }
   auto s = make_stream();
   if (!s) return s.take_error();
   stream_ = std::move(*s);
@@ -139,6 +149,7 @@ result<void> gpu_backend::take(rank_plan plan, std::shared_ptr<communicator> gro
 
 gpu_backend::~gpu_backend() {
   if (!stream_ || flights_.empty()) return;
+  if (gates_) gates_->give_up();
   const clock::time_point limit = clock::now() + leave_limit;
   cudaError_t state = cudaErrorNotReady;
   while ((state = cudaStreamQuery(stream_)) == cudaErrorNotReady && clock::now() < limit)
@@ -151,10 +162,11 @@ gpu_backend::~gpu_backend() {
     std::shared_ptr<communicator> group;
     std::unique_ptr<gpu_decoder> decoder;
     std::unique_ptr<slot_admissions> admissions;
+    std::unique_ptr<row_gates> gates;
     std::map<captured, graph_exec> graphs;
   };
-  new left_behind{std::move(device_), std::move(pinned_),  std::move(logits_host_), std::move(stream_),
-                  std::move(group_),  std::move(decoder_), std::move(admissions_),  std::move(graphs_)};
+  new left_behind{std::move(device_), std::move(pinned_),  std::move(logits_host_), std::move(stream_), std::move(group_),
+                  std::move(decoder_), std::move(admissions_), std::move(gates_),      std::move(graphs_)};
 }
 
 gpu_backend::pinned_turn gpu_backend::turn_of(std::uint32_t turn) const {
@@ -178,11 +190,19 @@ result<void> gpu_backend::launch(std::shared_ptr<const model::step_plan> owned) 
   f.seq = plan->seq();
   f.turn = static_cast<std::uint32_t>(plan->seq() % turns);
   f.launched = clock::now();
+  // What waits for the stream further down must not wait for a step there whose masks only we can hand over.
+  if (plan->kind() == model::plan_kind::warm_up || slot_admissions::waits(*plan))
+    if (gates_ && gates_->advance())
+      if (auto ok = wait(); !ok) return ok;
   if (plan->kind() == model::plan_kind::warm_up) {
     const std::uint32_t n = plan->graph().token_bucket;
+    if (std::ranges::find(shape_.graph_sizes, n) == shape_.graph_sizes.end())
+      return failure(errc::invalid_argument, "step plan refused: no graphs for " + std::to_string(n) + " tokens");
     if (auto ok = capture({n, n, n}); !ok) return ok;
   } else {
     if (auto ok = slots_.apply(*plan); !ok) return ok;
+    if (options_.before_step)
+      if (auto ok = check(options_.before_step(f.seq, stream_), "before_step"); !ok) return ok;
     if (!plan->admits().empty())
       if (auto ok = admissions_->admit(*plan, f.turn, stream_); !ok) return ok;
     for (const model::page_fork& fork : plan->forks())
@@ -251,7 +271,7 @@ result<void> gpu_backend::update_pages(const model::step_plan_view& plan, std::u
     ok(g::update_page_table(reinterpret_cast<const g::page_entry*>(at + 256),
                             reinterpret_cast<const std::uint32_t*>(at), n, decoder_->page_table(),
                             decoder_->table_pages(), stream_),
-       "update_page_table")(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+       "update_page_table")(wait());
     if (!ok.ok()) return ok.take();
   }
   return {};
@@ -277,8 +297,12 @@ void gpu_backend::fill_inputs(const model::step_plan_view& plan, const model::st
     const model::step_output& o = batch.outputs[order_[i]];
     gather[i] = o.token;
     if (i >= f.drawn.size()) continue;
-    const bool wants_logprob = plan.rows()[o.row].output == model::row_output::sample_logprobs;
-    draws[i] = {f.drawn[i], batch.positions[o.token] + 1, i, wants_logprob ? g::sample_logprob : 0u, 0, 0};
+    const model::plan_row& row = plan.rows()[o.row];
+    const bool gated = row.gate == model::row_gate::mask;
+    const std::uint32_t flags = (row.output == model::row_output::sample_logprobs ? g::sample_logprob : 0u) |
+                                (gated ? g::sample_masked : 0u);
+    draws[i] = {f.drawn[i], batch.positions[o.token] + 1, i, flags, i, i};
+    if (gated) gates_->await(f.seq, f.turn, i, row.gate_id);
   }
   std::copy(entries_.begin(), entries_.end(), step_layout::at<g::page_entry>(in, l.page_entries));
   items_.clear();
@@ -318,6 +342,12 @@ result<void> gpu_backend::kernels_of(const bucket& b, const step_layout& l, std:
     s.last_token = admissions_->last_token();
     s.results = results_;
     s.scratch = sample_scratch_;
+    if (gates_) {
+      s.masks = gates_->masks(turn);
+      s.gates = gates_->words(turn);
+      s.gate_value = &header->seq;
+      s.gate_patience_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(options_.mask_patience).count());
+    }
     ok(g::sample(s, stream), "sample");
   }
   ok(g::publish_results(results_, &header->n_draws, b.draws, host.results, &header->seq, host.seq, stream),
@@ -364,7 +394,7 @@ result<void> gpu_backend::logits_rows(const model::step_plan_view& plan, const m
     ok(decoder_->head(at, chunk, decoder_->thirty_two(), stream_));
     ok(cudaMemcpyAsync(logits_host_.data(), decoder_->logits(), std::uint64_t{here} * shape_.vocab * sizeof(float),
                        cudaMemcpyDeviceToHost, stream_),
-       "cudaMemcpyAsync")(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+       "cudaMemcpyAsync")(wait());
     if (!ok.ok()) return ok.take();
     for (std::uint32_t i = 0; i < here; ++i) {
       const model::step_output& o = batch.outputs[order_[at + i]];
@@ -383,8 +413,18 @@ result<void> gpu_backend::logits_rows(const model::step_plan_view& plan, const m
   return {};
 }
 
+/// For all that was enqueued. Masks that its steps wait for are handed over meanwhile.
+result<void> gpu_backend::wait() {
+  while (gates_ && gates_->advance()) {
+    if (cudaStreamQuery(stream_) != cudaErrorNotReady) break;
+    std::this_thread::yield();
+  }
+  return check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
 result<bool> gpu_backend::poll(model::step_done& done) {
   if (flights_.empty()) return false;
+  if (gates_) gates_->advance();
   flight& f = flights_.front();
   if (f.on_device) {
     const pinned_turn turn = turn_of(f.turn);
@@ -402,8 +442,12 @@ result<bool> gpu_backend::poll(model::step_done& done) {
     done.rows = std::move(f.ready);
     for (std::size_t i = 0; i < f.drawn.size(); ++i) {
       const g::sample_result& r = turn.results[i];
-      done.rows.push_back({f.drawn[i], r.token, r.flags & 1 ? model::row_failed : 0u, r.logprob});
+      std::uint32_t flags = r.flags;
+      if (flags == model::row_nothing_allowed && gates_->missing(f.turn, static_cast<std::uint32_t>(i)))
+        flags = model::row_gate_closed;
+      done.rows.push_back({f.drawn[i], r.token, flags, r.logprob});
     }
+    if (gates_) gates_->done(f.seq);
   } else {
     done.rows.clear();
   }
@@ -425,19 +469,22 @@ result<std::uint64_t> page_bytes(const model::model& m, const gpu_options& o) {
 
 result<std::unique_ptr<model::backend>> make_gpu_backend(rank_plan p, const gpu_options& o,
                                                          std::shared_ptr<model::sink_table> sinks,
-                                                         std::shared_ptr<communicator> group) {
+                                                         std::shared_ptr<communicator> group,
+                                                         std::shared_ptr<model::mask_table> masks) {
   log().info("cuda:{} {}: {} of {} MiB free", o.device, p.card.name, p.bytes.describe(), p.bytes.free >> 20);
-  auto backend = std::make_unique<gpu_backend>(p.shape, o, std::move(sinks), p.local->config.window);
-  if (auto ok = backend->take(std::move(p), std::move(group)); !ok) return ok.take_error();
+  auto backend =
+      std::make_unique<gpu_backend>(p.shape, o, std::move(sinks), p.local->config.window, masks != nullptr);
+  if (auto ok = backend->take(std::move(p), std::move(group), std::move(masks)); !ok) return ok.take_error();
   return std::unique_ptr<model::backend>(std::move(backend));
 }
 
 result<std::unique_ptr<model::backend>> make_gpu_backend(std::shared_ptr<const model::model> m, const gpu_options& o,
                                                          std::shared_ptr<model::sink_table> sinks,
-                                                         std::shared_ptr<communicator> group) {
+                                                         std::shared_ptr<communicator> group,
+                                                         std::shared_ptr<model::mask_table> masks) {
   auto p = plan_rank(std::move(m), o);
   if (!p) return p.take_error();
-  return make_gpu_backend(std::move(*p), o, std::move(sinks), std::move(group));
+  return make_gpu_backend(std::move(*p), o, std::move(sinks), std::move(group), std::move(masks));
 }
 
 }  // namespace troupe::gpu

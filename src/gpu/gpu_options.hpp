@@ -1,10 +1,16 @@
 #pragma once
+#include <cuda_runtime_api.h>
+
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "kernels/common/dtype.hpp"
 #include "kernels/gpu/dense.hpp"
+#include "src/base/ids.hpp"
 #include "src/model/shard.hpp"
+#include "src/model/token_mask.hpp"
 
 namespace troupe::gpu {
 
@@ -24,7 +30,9 @@ struct gpu_options {
   double memory_share = 0.9;
   bool deterministic = false;  ///< no product chosen by the number of tokens
   bool graphs = true;
+  std::chrono::milliseconds mask_patience = model::mask_patience;  ///< how long a step waits for its rows' masks
   std::string plan_file;       ///< where timed choices of products are kept; empty: not kept
+  std::function<cudaError_t(step_seq, cudaStream_t)> before_step;  ///< tests enqueue what goes wrong on a card here
 };
 
 /// Bytes that a backend takes on its card, known before it takes them.

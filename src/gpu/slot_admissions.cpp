@@ -39,6 +39,18 @@ result<slot_admissions> slot_admissions::make(const model::rank_shape& s, const 
   return a;
 }
 
+namespace {
+
+bool penalizes_of(const model::slot_admit& a) {
+  return a.repetition_penalty != 1.0f || a.frequency_penalty != 0.0f || a.presence_penalty != 0.0f;
+}
+
+}  // namespace
+
+bool slot_admissions::waits(const model::step_plan_view& plan) {
+  return plan.admits().size() > batch || std::ranges::count_if(plan.admits(), penalizes_of) > 1;
+}
+
 result<void> slot_admissions::admit(const model::step_plan_view& plan, std::uint32_t turn, cudaStream_t stream) {
   const auto admits = plan.admits();
   std::byte* const mine = pinned_.data() + turn * turn_bytes_;
@@ -51,7 +63,7 @@ result<void> slot_admissions::admit(const model::step_plan_view& plan, std::uint
     const model::slot_admit& a = admits[i];
     if (i > 0 && i % batch == 0) ok(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
     staged& s = stage[i % batch];
-    const bool penalizes = a.repetition_penalty != 1.0f || a.frequency_penalty != 0.0f || a.presence_penalty != 0.0f;
+    const bool penalizes = penalizes_of(a);
     const std::uint32_t n_biases = std::min(a.bias_count, max_biases);
     s.sampling = {a.seed,
                   a.choice,

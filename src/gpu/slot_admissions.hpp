@@ -23,6 +23,8 @@ class slot_admissions {
   /// Enqueues what the plan admits. `turn`: which staging memory; the plan that used it last must be done. Waits for
   /// the stream only where one plan's histories do not fit the staging memory.
   result<void> admit(const model::step_plan_view&, std::uint32_t turn, cudaStream_t);
+  /// Would `admit` wait for the stream?
+  static bool waits(const model::step_plan_view&);
 
   const kernels::gpu::slot_sampling* sampling() const { return sampling_; }
   const kernels::gpu::bias_entry* biases() const { return biases_; }

@@ -85,7 +85,12 @@ result<void> slot_table::add_row(const step_plan_view& plan, std::uint32_t index
     return refuse("a row of slot " + std::to_string(r.slot) + ", which is not bound");
   if (r.kind != row_kind::decode && r.kind != row_kind::chunk)
     return refuse("a row of a kind that this rank does not run");
-  if (r.gate != row_gate::none && !abilities_.gates) return refuse("a gated row, which this rank does not run");
+  if (r.gate != row_gate::none) {
+    if (!abilities_.gates) return refuse("a gated row, which this rank does not run");
+    if (r.gate != row_gate::mask) return refuse("a row with an unknown kind of gate");
+    if (r.output != row_output::sample && r.output != row_output::sample_logprobs)
+      return refuse("a gate at a row that draws nothing");
+  }
   const std::uint64_t end = std::uint64_t{r.position} + r.n_tokens;
   if (end > shape_.max_model_len)
     return refuse("position " + std::to_string(end - 1) + " is beyond the longest sequence of " +

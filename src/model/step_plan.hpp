@@ -147,13 +147,18 @@ class plan_builder {
   std::shared_ptr<const step_plan> build(step_seq, plan_kind = plan_kind::run) const;
 };
 
-enum row_flag : std::uint32_t { row_failed = 1 };  ///< the row's logits were not finite: its request ends with an error
+/// Why a row drew no token: its request ends with an error.
+enum row_flag : std::uint32_t {
+  row_failed = 1,           ///< the logits were not finite
+  row_nothing_allowed = 2,  ///< the row's mask allowed no token
+  row_gate_closed = 4,      ///< the row's mask did not come
+};
 
 /// What one row produced. Rows without output are absent.
 struct row_result {
   slot_id slot;
   token_id token;
-  std::uint32_t flags;
+  std::uint32_t flags;  ///< row_flag bits; with any of them the token means nothing
   float logprob;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/common/philox.hpp"
 
@@ -9,6 +10,7 @@ namespace troupe::sample {
 namespace {
 
 constexpr float greedy_below = 1e-5f;
+constexpr float lowest = std::numeric_limits<float>::lowest();  // -infinity: not allowed
 constexpr float huge = 1e30f;  // what a bias or penalty may make of a logit stays finite
 
 float bounded(float x) { return std::clamp(x, -huge, huge); }
@@ -29,6 +31,19 @@ void apply(std::span<float> logits, const parameters& p, const token_counts& cou
   }
 }
 
+/// Makes -infinity of what the mask does not allow, which no filter keeps, adds nothing to a sum of masses and loses every
+/// draw; finds the largest of the rest.
+kernels::cpu::extreme apply(std::span<float> logits, std::span<const std::uint32_t> mask) {
+  kernels::cpu::extreme top{-INFINITY, 0, true};
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    if (!(mask[i / 32] >> i % 32 & 1))
+      logits[i] = -INFINITY;
+    else if (logits[i] > top.value)
+      top = {logits[i], static_cast<std::uint32_t>(i), true};
+  }
+  return top;
+}
+
 float scale_of(const parameters& p) { return 1.0f / std::min(p.temperature, 1e6f); }
 
 }  // namespace
@@ -39,7 +54,8 @@ sampler::sampler(std::uint32_t vocab, const kernels::cpu::vector_kernels& kernel
 std::uint64_t sampler::bytes(std::uint32_t vocab) { return std::uint64_t{vocab} * (sizeof(item) + 12); }
 
 draw sampler::next(std::span<float> logits, const parameters& p, const token_counts* counts,
-                   std::span<const bias> biases, std::uint32_t position, bool want_logprob) {
+                   std::span<const bias> biases, std::uint32_t position, bool want_logprob,
+                   std::span<const std::uint32_t> mask) {
   const kernels::cpu::extreme raw_top = kernels_.argmax(logits.data(), logits.size());
   if (!raw_top.finite) return {};
   const bool penalized = counts && p.penalizes() && !counts->entries().empty();
@@ -50,11 +66,14 @@ draw sampler::next(std::span<float> logits, const parameters& p, const token_cou
   }
   if (!biases.empty()) apply(logits, biases);
   if (penalized) apply(logits, p, *counts);
-  const kernels::cpu::extreme top =
-      biases.empty() && !penalized ? raw_top : kernels_.argmax(logits.data(), logits.size());
+  const kernels::cpu::extreme top = !mask.empty()                  ? apply(logits, mask)
+                                    : biases.empty() && !penalized ? raw_top
+                                                                   : kernels_.argmax(logits.data(), logits.size());
 
   draw out;
-  out.ok = true;
+  out.nothing_allowed = top.value == -INFINITY;
+  out.ok = !out.nothing_allowed;
+  if (!out.ok) return out;
   out.token = static_cast<token_id>(top.index);
   if (p.temperature >= greedy_below) {
     const float scale = scale_of(p);
@@ -102,7 +121,7 @@ void sampler::filter(std::span<const float> logits, const parameters& p, float m
     const double whole = k == vocab ? kernels_.exp_sum(logits.data(), vocab, max, scale) : 0.0;
     for (double radius = 8;; radius *= 2) {
       const bool everything = radius > 128;  // exp(-128) is zero here
-      gather(logits, everything ? -INFINITY : static_cast<float>(max - radius / scale), max, scale);
+      gather(logits, everything ? lowest : static_cast<float>(max - radius / scale), max, scale);
       if (everything || n_items_ == vocab) break;
       if (k < vocab) {
         if (n_items_ >= k) break;

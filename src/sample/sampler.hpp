@@ -35,21 +35,23 @@ struct bias {
 
 struct draw {
   token_id token = -1;
-  bool ok = false;        ///< false: the logits held an infinity or a NaN, token means nothing
-  float logprob = 0.0f;   ///< of the token under the raw logits; only if asked for
+  bool ok = false;               ///< false: token means nothing; the logits held an infinity or a NaN, or:
+  bool nothing_allowed = false;  ///<   the mask allowed no token
+  float logprob = 0.0f;          ///< of the token under the raw logits; only if asked for
 };
 
-/// Order: bias, penalties (repetition, then frequency and presence), temperature, min_p, top_k, top_p over what is left,
-/// then Gumbel-max with noise from (seed, choice, position, token). Ties go to the lowest id. The token depends on the
-/// logits, the parameters, the counts and the position only. Scratch is taken at construction; one thread at a time.
+/// Order: bias, penalties (repetition, then frequency and presence), mask, temperature, min_p, top_k, top_p over what is
+/// left, then Gumbel-max with noise from (seed, choice, position, token). Ties go to the lowest id. The token depends on
+/// the logits, the parameters, the counts, the mask and the position only. Scratch is taken at construction; one thread at a time.
 class sampler {
  public:
   sampler(std::uint32_t vocab, const kernels::cpu::vector_kernels&);
 
   /// `logits` (vocab of them) are changed. `counts` may be null: no penalties. `position` is the sampled token's own
-  /// position in its sequence. A bias for an id outside the vocabulary is ignored.
+  /// position in its sequence. A bias for an id outside the vocabulary is ignored. `mask`: bit i of word w allows token
+  /// 32 w + i; empty: all are allowed. Logits must be finite, and the logprob is taken, over all tokens.
   draw next(std::span<float> logits, const parameters&, const token_counts* counts, std::span<const bias> biases,
-            std::uint32_t position, bool want_logprob);
+            std::uint32_t position, bool want_logprob, std::span<const std::uint32_t> mask = {});
 
   bool finite(std::span<const float> logits) const { return kernels_.argmax(logits.data(), logits.size()).finite; }
 

@@ -19,6 +19,16 @@ std::uint32_t window_pages(std::uint32_t window) { return (window + page_tokens 
 
 std::string count(std::uint64_t n, const char* what) { return std::to_string(n) + " " + what + (n == 1 ? "" : "s"); }
 
+/// Why a row has no token, for the request that it ends.
+std::string reason_of(std::uint32_t row_flags, std::uint32_t position) {
+  const std::string where = " at position " + std::to_string(position);
+  if (row_flags & model::row_failed)
+    return "the model computed a number that is not finite" + where +
+           ": the weights or the prompt do not suit this number format";
+  if (row_flags & model::row_nothing_allowed) return "the token mask" + where + " allows no token";
+  return "the token mask" + where + " did not come in time";
+}
+
 bool by_order(const sequence* a, const sequence* b) { return a->order < b->order; }
 
 }  // namespace
@@ -313,10 +323,7 @@ void scheduler::row_done(const flight_row& row, const model::row_result* r) {
     counts_.surplus_tokens += row.draws;
     return;
   }
-  if (r && r->flags & model::row_failed)
-    return end(*s, finish_reason::error, errc::internal,
-               "the model computed a number that is not finite at position " + std::to_string(row.end - 1) +
-                   ": the weights or the prompt do not suit this number format");
+  if (r && r->flags) return end(*s, finish_reason::error, errc::internal, reason_of(r->flags, row.end - 1));
   if (row.generation == s->generation) s->confirmed = std::max(s->confirmed, row.end);
   if (row.finishes) return end(*s, finish_reason::length);
   if (!row.draws) return;

@@ -91,8 +91,14 @@ class backend_driver {
   }
   /// Runs what was collected; the token of each slot that drew one.
   std::map<slot_id, token_id> step() {
+    launch();
+    return finish();
+  }
+  void launch() {
     backend->launch(plan.build(++seq_)).value();
     plan.clear();
+  }
+  std::map<slot_id, token_id> finish() {
     done_.rows.clear();
     while (!backend->poll(done_).value()) {
     }
@@ -103,11 +109,18 @@ class backend_driver {
   }
   /// Has decode steps of up to n rows captured.
   void warm_up(std::uint32_t n) {
+    launch_warm_up(n);
+    finish();
+  }
+  void launch_warm_up(std::uint32_t n) {
     plan.graph = {n, n, 0};
     backend->launch(plan.build(++seq_, model::plan_kind::warm_up)).value();
     plan.clear();
-    while (!backend->poll(done_).value()) {
-    }
+  }
+  /// The row added last waits for a mask.
+  void gate(std::uint32_t gate_id) {
+    plan.rows.back().gate = model::row_gate::mask;
+    plan.rows.back().gate_id = gate_id;
   }
   const model::step_done& done() const { return done_; }
   const std::vector<page_id>& table(slot_id slot) const { return tables_[slot]; }

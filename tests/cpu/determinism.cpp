@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <random>
+#include <utility>
 
 #include "tests/backend/crowd.hpp"
 #include "tests/cpu/driver.hpp"
@@ -56,61 +57,22 @@ BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_chunks_batches_pages_threads_or_tie
   }
 }
 
-BOOST_AUTO_TEST_CASE(tokens_do_not_depend_on_batches_recompute_or_shared_prefixes) {
+BOOST_AUTO_TEST_CASE(draws_do_not_depend_on_batches_or_preemption) {
+  for (const char* name : {models[0], models[2]}) {
+    auto m = model::open_model(data(name)).value();
+    for (std::uint32_t threads : {1u, 2u, 3u})
+      BOOST_TEST_CONTEXT(name << ", " << threads << " threads") {
+        bool first = true;  // what is drawn alone is drawn by one thread
+        check_preempted(
+            [&] { return driver(m, options(std::exchange(first, false) ? 1 : threads, kernels::cpu::best_isa())); },
+            11 + threads);
+      }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_shared_prefixes) {
   auto m = model::open_model(data(models[0])).value();
   std::mt19937 random(12);
-  constexpr slot_id n_slots = 32;
-  constexpr std::size_t n_tokens = 40;
-  std::vector<std::vector<token_id>> prompts, alone;
-  std::vector<sampling_params> params;
-  driver one(m, options(1, kernels::cpu::best_isa()));
-  for (slot_id s = 0; s < n_slots; ++s) {
-    prompts.push_back(random_ids(1 + random() % 60, m->config.vocab, random));
-    sampling_params p;
-    p.seed = 1000 + s;
-    p.temperature = s % 3 == 0 ? 0.0f : 0.9f;
-    if (s % 4 == 1) p.top_p = 0.9f;
-    if (s % 5 == 1) p.repetition_penalty = 1.3f, p.frequency_penalty = 0.2f;
-    if (s % 7 == 1) p.logit_bias = {{5, 3.0f}};
-    params.push_back(p);
-    alone.push_back(one.generate(prompts[s], n_tokens, p));
-  }
-  for (std::uint32_t threads : {1u, 2u, 3u}) {
-    driver d(m, options(threads, kernels::cpu::best_isa()));
-    d.shuffle_pages(random);
-    std::vector<std::vector<token_id>> out(n_slots);
-    const auto admit = [&](slot_id s) {  // also after a preemption: prompt and output again
-      auto all = prompts[s];
-      all.insert(all.end(), out[s].begin(), out[s].end());
-      d.admit(s, params[s], all);
-      d.plan.admits.back().prompt_length = static_cast<std::uint32_t>(prompts[s].size());
-      d.chunk(s, 0, all, model::row_output::sample);
-    };
-    for (slot_id s = 0; s < n_slots;) {  // 300 tokens at a time
-      std::size_t sum = 0;
-      for (; s < n_slots && sum + prompts[s].size() <= 300; ++s) sum += prompts[s].size(), admit(s);
-      for (auto [slot, token] : d.step()) out[slot].push_back(token);
-    }
-    for (int step = 0; step < 1000; ++step) {
-      bool busy = false;
-      std::size_t budget = 300;
-      for (slot_id s = 0; s < n_slots; ++s) {
-        if (out[s].size() == n_tokens || random() % 5 == 0) continue;
-        busy = true;
-        const std::size_t all = prompts[s].size() + out[s].size();
-        if (random() % 40 == 0 && all + n_slots < budget) {
-          budget -= all;
-          d.release(s);
-          admit(s);
-        } else {
-          d.decode(s, static_cast<std::uint32_t>(all - 1));
-        }
-      }
-      if (!busy && std::all_of(out.begin(), out.end(), [&](auto& o) { return o.size() == n_tokens; })) break;
-      for (auto [slot, token] : d.step()) out[slot].push_back(token);
-    }
-    for (slot_id s = 0; s < n_slots; ++s) BOOST_TEST(out[s] == alone[s], "slot " << s << ", " << threads << " threads");
-  }
   // A second sequence over the first one's pages, as after a prefix hit, and over a fork of a page.
   driver d(m, options(2, kernels::cpu::best_isa()));
   const auto ids = random_ids(70, m->config.vocab, random);

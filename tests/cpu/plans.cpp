@@ -12,7 +12,11 @@ using namespace troupe::test;
 
 namespace {
 
-std::unique_ptr<model::backend> backend(bool reference = false) {
+struct no_masks final : model::mask_table {
+  std::shared_ptr<const model::token_mask> find(std::uint32_t) override { return nullptr; }
+};
+
+std::unique_ptr<model::backend> backend(bool reference = false, bool masks = false) {
   cpu::cpu_options o;
   o.max_slots = 4;
   o.max_batched_tokens = 64;
@@ -21,7 +25,7 @@ std::unique_ptr<model::backend> backend(bool reference = false) {
   o.threads = 2;
   o.reference = reference;
   static auto m = model::open_model(data("llama")).value();
-  return cpu::make_cpu_backend(m, o, nullptr).value();
+  return cpu::make_cpu_backend(m, o, nullptr, nullptr, masks ? std::make_shared<no_masks>() : nullptr).value();
 }
 
 model::plan_row row(slot_id slot, std::uint32_t position, std::uint32_t n) {
@@ -48,7 +52,12 @@ model::plan_builder good() {
 
 BOOST_AUTO_TEST_CASE(plans_that_name_what_does_not_exist_are_refused) {
   using spoil = std::function<void(model::plan_builder&)>;
-  const std::pair<const char*, spoil> cases[] = {
+  struct bad_plan {
+    const char* name;
+    spoil f;
+    bool masks = false;
+  };
+  const bad_plan cases[] = {
       {"unknown slot in a release", [](auto& b) { b.releases = {9}; }},
       {"release of a free slot", [](auto& b) { b.releases = {0}; }},
       {"unknown slot in an admit", [](auto& b) { b.admits[0].slot = 4; }},
@@ -75,7 +84,10 @@ BOOST_AUTO_TEST_CASE(plans_that_name_what_does_not_exist_are_refused) {
       {"unknown input", [](auto& b) { b.rows[0].input = static_cast<model::row_input>(9); }},
       {"unknown output", [](auto& b) { b.rows[0].output = static_cast<model::row_output>(99); }},
       {"kind of row", [](auto& b) { b.rows[0].kind = model::row_kind::verify; }},
-      {"gate", [](auto& b) { b.rows[0].gate = model::row_gate::mask; }},
+      {"gate without masks", [](auto& b) { b.rows[0].gate = model::row_gate::mask; }},
+      {"unknown gate", [](auto& b) { b.rows[0].gate = static_cast<model::row_gate>(2); }, true},
+      {"gate at a row that draws nothing",
+       [](auto& b) { b.rows[0].gate = model::row_gate::mask, b.rows[0].output = model::row_output::logits; }, true},
       {"two rows write one page", [](auto& b) { b.rows.push_back(b.rows[0]); }},
       {"two slots write one page",
        [](auto& b) {
@@ -85,8 +97,8 @@ BOOST_AUTO_TEST_CASE(plans_that_name_what_does_not_exist_are_refused) {
        }},
       {"two draws for one slot", [](auto& b) { b.rows[0].n_tokens = 10; b.rows.push_back(row(1, 10, 5)); }},
   };
-  for (const auto& [name, f] : cases) {
-    auto one = backend();
+  for (const auto& [name, f, masks] : cases) {
+    auto one = backend(false, masks);
     model::plan_builder b = good();
     f(b);
     const auto r = one->launch(b.build(1));

@@ -31,6 +31,21 @@ BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_chunks_batches_or_pages) {
   }
 }
 
+// The same after a preemption: computed again from prompt and output, in other chunks, on pages that others wrote.
+BOOST_AUTO_TEST_CASE(draws_do_not_depend_on_batches_or_preemption) {
+  unsigned seed = 12;
+  for (const char* name : {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope"}) {
+    auto m = model::open_model(data(name)).value();
+    for (const auto& [type, kv] :
+         {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::bf16}, {dtype::bf16, kv_type::e4m3}})
+      BOOST_TEST_CONTEXT(name << " " << kernels::name(type) << " KV " << static_cast<int>(kv)) {
+        gpu::gpu_options o = small(type, kv);
+        o.deterministic = true;
+        check_preempted([&] { return driver(m, o); }, ++seed);
+      }
+  }
+}
+
 // A captured graph gives the bits of the eager step, whatever its size.
 BOOST_AUTO_TEST_CASE(graphs_equal_eager_steps) {
   auto m = model::open_model(data("llama3-rope")).value();

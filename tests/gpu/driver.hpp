@@ -6,8 +6,11 @@ namespace troupe::test {
 
 class driver : public backend_driver {
  public:
-  driver(std::shared_ptr<const model::model> m, const gpu::gpu_options& o)
-      : backend_driver([&](auto sinks) { return gpu::make_gpu_backend(std::move(m), o, std::move(sinks)).value(); }) {}
+  driver(std::shared_ptr<const model::model> m, const gpu::gpu_options& o,
+         std::shared_ptr<model::mask_table> masks = nullptr)
+      : backend_driver([&](auto sinks) {
+          return gpu::make_gpu_backend(std::move(m), o, std::move(sinks), nullptr, std::move(masks)).value();
+        }) {}
 };
 
 inline gpu::gpu_options small(kernels::dtype compute, kernels::gpu::kv_type kv) {

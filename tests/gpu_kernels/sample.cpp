@@ -160,15 +160,11 @@ sample::draw expected(std::uint32_t vocab, const test_row& r, sample::parameters
     for (std::uint32_t k = 0; k < (word & 0x7fffffffu); ++k) counts.add_output(token);
   }
   auto logits = r.logits;
-  // The mask of the reference: values so low that they never win, nor weigh anything.
+  std::vector<std::uint32_t> mask;
+  if (!r.allowed.empty()) mask.resize((vocab + 31) / 32);
   for (std::size_t t = 0; t < r.allowed.size(); ++t)
-    if (!r.allowed[t]) logits[t] = -1e30f;
-  auto biases = r.biases;
-  if (!r.allowed.empty())
-    std::erase_if(biases, [&](auto& b) {
-      return b.token < 0 || static_cast<std::size_t>(b.token) >= vocab || !r.allowed[static_cast<std::size_t>(b.token)];
-    });
-  return s.next(logits, p, &counts, biases, r.position, false);
+    if (r.allowed[t]) mask[t / 32] |= 1u << t % 32;
+  return s.next(logits, p, &counts, r.biases, r.position, false, mask);
 }
 
 /// Compares with src/sample. Only the border of a filter by probability may differ, by 1e-6 of probability.

@@ -251,3 +251,81 @@ BOOST_AUTO_TEST_CASE(counts_find_every_token_again) {
     for (const auto& e : counts.entries()) BOOST_TEST_REQUIRE(e.outputs == want[e.token]);
   }
 }
+
+BOOST_AUTO_TEST_CASE(masked_draws_are_the_best_of_the_allowed_tokens) {
+  std::mt19937 random(21);
+  for (int round = 0; round < 300; ++round) {
+    const std::size_t n = round % 30 == 0 ? 49152 : 1 + random() % 700;
+    auto x = random_logits(n, random);
+    if (round % 3 == 0)
+      for (float& v : x) v = std::round(v);
+    std::vector<std::uint32_t> mask((n + 31) / 32);
+    std::vector<std::uint32_t> allowed;
+    const unsigned one_in = 1 + random() % 40;
+    const std::size_t sure = random() % n;
+    for (std::size_t t = 0; t < mask.size() * 32; ++t)
+      if (t >= n || t == sure || random() % one_in == 0) {
+        mask[t / 32] |= 1u << t % 32;
+        if (t < n) allowed.push_back(static_cast<std::uint32_t>(t));
+      }
+    parameters p;
+    p.seed = random();
+    p.temperature = round % 4 == 0 ? 0.0f : 0.9f;
+    if (round % 4 == 2) p.top_k = static_cast<std::int32_t>(1 + random() % 30);
+    if (round % 8 == 3) p.min_p = 0.1f;
+    const std::uint32_t position = random() % 1000;
+    // Reference: the likeliest of the allowed that the filters keep, scored one by one.
+    std::sort(allowed.begin(), allowed.end(), [&](auto a, auto b) { return x[a] > x[b] || (x[a] == x[b] && a < b); });
+    const float top = x[allowed[0]], scale = 1.0f / 0.9f;
+    std::uint32_t want = allowed[0];
+    if (p.temperature > 0) {
+      if (p.top_k > 0 && allowed.size() > static_cast<std::size_t>(p.top_k)) allowed.resize(static_cast<std::size_t>(p.top_k));
+      float best = -INFINITY;
+      std::sort(allowed.begin(), allowed.end());
+      for (std::uint32_t t : allowed) {
+        if (p.min_p > 0 && std::exp((x[t] - top) * scale) < p.min_p) continue;
+        const float score = (x[t] - top) * scale + kernels::draw_gumbel(p.seed, 0, position, t);
+        if (score > best) best = score, want = t;
+      }
+    }
+    sampler s(static_cast<std::uint32_t>(n), best());
+    auto copy = x;
+    const draw d = s.next(copy, p, nullptr, {}, position, true, mask);
+    BOOST_TEST_REQUIRE((d.ok && !d.nothing_allowed));
+    BOOST_TEST_REQUIRE(static_cast<std::uint32_t>(d.token) == want, "round " << round);
+    // The logprob is over all tokens, and a mask of ones is none.
+    const std::vector<std::uint32_t> ones(mask.size(), ~0u);
+    auto a = x, b = x;
+    const draw free = s.next(a, p, nullptr, {}, position, true), same = s.next(b, p, nullptr, {}, position, true, ones);
+    BOOST_TEST_REQUIRE((free.token == same.token && free.logprob == same.logprob));
+    if (free.token == d.token) BOOST_TEST_REQUIRE(free.logprob == d.logprob);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_mask_outlives_biases_and_penalties_and_may_allow_nothing) {
+  sampler s(8, best());
+  const std::vector<float> x = {0, 2.0f, 2.2f, 1.9f, -1, -1, -1, -1};
+  token_counts counts(8);
+  for (token_id t = 0; t < 8; ++t) counts.add_output(t);
+  parameters p;
+  p.temperature = 0;
+  p.presence_penalty = 1;
+  const bias b[] = {{2, 50.0f}, {6, 2.5f}};
+  const auto pick = [&](std::uint32_t mask) {
+    auto copy = x;
+    return s.next(copy, p, &counts, b, 0, false, {&mask, 1});
+  };
+  BOOST_TEST(pick(0xff).token == 2);
+  BOOST_TEST(pick(0xfb).token == 1);
+  BOOST_TEST(pick(0xf9).token == 3);
+  BOOST_TEST(pick(0xf1).token == 6);
+  for (std::uint32_t nothing : {0u, 0xffffff00u}) {
+    const draw d = pick(nothing);
+    BOOST_TEST((!d.ok && d.nothing_allowed));
+  }
+  auto bad = x;
+  bad[7] = NAN;
+  const std::uint32_t none = 0;
+  const draw d = s.next(bad, p, &counts, b, 0, false, {&none, 1});
+  BOOST_TEST((!d.ok && !d.nothing_allowed));
+}

@@ -288,6 +288,28 @@ BOOST_AUTO_TEST_CASE(an_answer_out_of_turn_is_a_breach) {
   BOOST_TEST(core.failed());
 }
 
+BOOST_AUTO_TEST_CASE(a_row_without_a_token_ends_its_request_with_the_reason) {
+  for (const auto& [flag, words] : {std::pair{model::row_failed, "not finite"},
+                                    {model::row_nothing_allowed, "allows no token"},
+                                    {model::row_gate_closed, "did not come"}}) {
+    sched::scheduler core(small(), plain());
+    core.submit(with(3, 5).request);
+    core.lease_granted({{0, 1, 2, 3}}, std::vector<std::uint32_t>{0});
+    const auto plan = core.plan_step(0);
+    BOOST_TEST_REQUIRE(plan);
+    model::step_done done;
+    done.seq = plan->view().seq();
+    done.rows = {{plan->view().rows()[0].slot, -1, flag, 0}};
+    core.on_step_done(done);
+    const auto events = core.output().events;
+    BOOST_TEST_REQUIRE(events.size() == 1u);
+    BOOST_TEST((events[0].reason == finish_reason::error));
+    BOOST_TEST(events[0].code == errc::internal);
+    BOOST_TEST(events[0].message.find(words) != std::string::npos, events[0].message);
+    BOOST_TEST(events[0].message.find("position 2") != std::string::npos, events[0].message);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(lower_priority_values_run_first_if_asked_for) {
   for (bool by_priority : {true, false}) {
     auto o = plain();

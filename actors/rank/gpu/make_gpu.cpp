@@ -28,6 +28,7 @@ result<gpu::gpu_options> gpu_options_of(const engine_options& o, int ordinal, co
   g.graphs = !o.enforce_eager;
   g.memory_share = o.gpu_memory_utilization;
   g.plan_file = o.gpu_plan_file;
+  g.mask_patience = std::min(g.mask_patience, std::chrono::milliseconds(500) * o.step_timeout);  // the row, not the rank
   if (o.dtype == "auto")
     g.compute = gpu::natural_compute_type(m);
   else if (o.dtype == "bfloat16")
@@ -108,11 +109,13 @@ std::vector<std::string> gpus() {
 }
 
 result<made_backend> make_gpu(const engine_options& o, int ordinal, std::shared_ptr<const model::model> m,
-                              std::shared_ptr<model::sink_table> sinks, std::shared_ptr<group::collective> group) {
+                              std::shared_ptr<model::sink_table> sinks, std::shared_ptr<group::collective> group,
+                              std::uint32_t n_pages) {
   auto g = gpu_options_of(o, ordinal, *m);
   if (!g) return g.take_error();
   if (group) g->place = group->place();
-  if (o.kv_cache_memory_bytes) {
+  g->n_pages = n_pages;
+  if (o.kv_cache_memory_bytes && !n_pages) {
     auto page = gpu::page_bytes(*m, *g);
     if (!page) return page.take_error();
     // A rank's pages hold its share of the heads; the budget is of all ranks.
