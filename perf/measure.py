@@ -128,8 +128,10 @@ def interleaved(sides, a, say=lambda text: print(text, file=sys.stderr)):
     return {name: [one[name] for one in clean] for name in names}
 
 
-def add_common_options(parser, rounds):
-    parser.add_argument("--llama", required=True, metavar="BIN_DIR", help="folder with llama.cpp's programs (perf/build_llama_cpp.sh)")
+def add_common_options(parser, rounds, peer=True):
+    if peer:
+        parser.add_argument("--llama", required=True, metavar="BIN_DIR", help="folder with llama.cpp's programs (perf/build_llama_cpp.sh)")
+        parser.add_argument("--only", choices=["llama.cpp", "troupe"], help="run one side, to try the script")
     parser.add_argument("--model", required=True, help="a .gguf file")
     parser.add_argument("--troupe", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "../build/release/troupe"), help="the program (default: build/release/troupe)")
     parser.add_argument("-r", "--rounds", type=int, default=rounds, help="rounds, each runs both sides (default: %(default)s)")
@@ -138,7 +140,6 @@ def add_common_options(parser, rounds):
     parser.add_argument("--keep", action="store_true", help="discard nothing")
     parser.add_argument("--budget", type=float, default=0, metavar="SECONDS", help="begin no round that would end later (default: none)")
     parser.add_argument("--pin", type=cpu_set, metavar="CPUS", help="processors for what is measured, as 0,2-3; the client keeps to the others")
-    parser.add_argument("--only", choices=["llama.cpp", "troupe"], help="run one side, to try the script")
 
 
 def chosen(sides, only):
