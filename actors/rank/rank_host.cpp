@@ -1,6 +1,7 @@
 #include "actors/rank/rank_host.hpp"
 
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/wait.h>
@@ -151,6 +152,7 @@ result<void> rank_host::await_ranks() {
 }
 
 void rank_host::run() {
+  pthread_setname_np(pthread_self(), "hosts");
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return to_spawn_ || lost_ || leaving_; });
   if (auto spawn = std::exchange(to_spawn_, nullptr)) {
