@@ -1,6 +1,7 @@
 #include "actors/rank/rank_host.hpp"
 
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/wait.h>
@@ -21,6 +22,7 @@ using std::chrono::milliseconds;
 constexpr auto greeting_limit = std::chrono::seconds(5);  // for one that has connected to say who it is
 constexpr auto end_limit = milliseconds(300);             // from a child's connection closing to its end being known
 constexpr auto leave_limit = std::chrono::seconds(5);     // for a rank to leave in order, its memory freed
+constexpr auto given_up_limit = milliseconds(500);        // for a rank that was given up to see it and end
 constexpr auto kill_limit = std::chrono::seconds(5);
 
 /// As --log-level spells it.
@@ -150,6 +152,7 @@ result<void> rank_host::await_ranks() {
 }
 
 void rank_host::run() {
+  pthread_setname_np(pthread_self(), "hosts");
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return to_spawn_ || lost_ || leaving_; });
   if (auto spawn = std::exchange(to_spawn_, nullptr)) {
@@ -262,7 +265,8 @@ void rank_host::finish() noexcept {
       while (m.link->receive(deadline).ok()) {
       }  // until it closes: it has read the end
   abort();
-  if (children_ended(std::max(std::chrono::duration_cast<milliseconds>(deadline - clock::now()), milliseconds(500)))) return;
+  const auto left = std::chrono::duration_cast<milliseconds>(deadline - clock::now());
+  if (children_ended(aborted ? given_up_limit : std::max(left, given_up_limit))) return;
   {
     std::lock_guard lock(mutex_);
     for (const member& m : members_)

@@ -54,6 +54,7 @@ result<introduced> introduce(channel& link, const std::string& secret, time_poin
 }
 
 result<hello> greet(channel& link, const std::string& secret, std::uint32_t rank, time_point deadline) {
+  link.limit(limits::stranger_bytes);
   auto c = link.expect<challenge>(kind::challenge, deadline);
   if (!c) return c.take_error();
   greeting g;
@@ -65,10 +66,12 @@ result<hello> greet(channel& link, const std::string& secret, std::uint32_t rank
   // Also where the versions differ, so that rank 0 can say so on its side.
   if (auto sent = link.send(kind::greeting, encode(g), deadline); !sent) return sent.take_error();
   if (!differs.empty()) return failure(errc::rank_failed, link.far() + ": " + differs);
+  link.limit(limits::hello_bytes);
   auto h = link.expect<hello>(kind::hello, deadline);
   if (!h) return h;
   if (!equal(h->proof, proof_of_rank0(secret, c->fresh, g.fresh)))
     return failure(errc::rank_failed, link.far() + ": does not know the secret: is this rank 0's address?");
+  link.limit(limits::frame_bytes);
   return h;
 }
 

@@ -40,6 +40,7 @@ enum class kind : std::uint32_t { challenge = 1, greeting, hello, refused, offer
 namespace limits {
 inline constexpr std::uint32_t ranks = 1024;
 inline constexpr std::size_t stranger_bytes = 1024;  ///< of a frame from somebody who has proved nothing yet
+inline constexpr std::size_t hello_bytes = 128 << 10;
 inline constexpr std::size_t frame_bytes = 64 << 20;
 inline constexpr std::size_t text_bytes = 4096;
 inline constexpr std::uint32_t kv_groups = 64, depth = 64, graph_sizes = 4096;
