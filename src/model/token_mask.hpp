@@ -1,4 +1,5 @@
 #pragma once
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -33,23 +34,21 @@ class token_mask {
   /// There will be no mask (its request was cancelled, its computation failed): the row fails at once.
   void give_up() { settle(mask_state::given_up); }
 
-  mask_state state() const {
-    std::lock_guard lock(mutex_);
-    return state_;
-  }
+  /// Cheap: a device's rank asks while it watches the step word.
+  mask_state state() const { return state_.load(std::memory_order_acquire); }
   /// Pending: the time has come and the mask has not.
   mask_state wait_until(std::chrono::steady_clock::time_point limit) const {
     std::unique_lock lock(mutex_);
-    changed_.wait_until(lock, limit, [this] { return state_ != mask_state::pending; });
-    return state_;
+    changed_.wait_until(lock, limit, [this] { return state() != mask_state::pending; });
+    return state();
   }
 
  private:
   void settle(mask_state s) {
     {
       std::lock_guard lock(mutex_);
-      if (state_ != mask_state::pending) return;
-      state_ = s;
+      if (state() != mask_state::pending) return;
+      state_.store(s, std::memory_order_release);
     }
     changed_.notify_all();
   }
@@ -57,7 +56,7 @@ class token_mask {
   std::vector<std::uint32_t> words_;
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
-  mask_state state_ = mask_state::pending;
+  std::atomic<mask_state> state_{mask_state::pending};  // written under the mutex
 };
 
 /// Where the masks of a plan's gated rows come from; shared by whoever computes them and the ranks of one process. Any
