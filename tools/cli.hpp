@@ -30,6 +30,8 @@ void add_doctor(CLI::App&, int&);
 
 /// The options that every command with an engine takes: MODEL, threads, cache, lengths.
 void add_engine_options(CLI::App& command, engine_options& options);
+/// --load-format, for commands that open a model.
+void add_load_format(CLI::App& command, std::string& load_format);
 /// Temperature and its relatives.
 void add_sampling_options(CLI::App& command, sampling_params& sampling);
 
