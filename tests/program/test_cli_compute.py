@@ -263,11 +263,11 @@ class Dummy(ProgramTest):
         config = self.file("config.json", (DATA / "model/llama-bias/config.json").read_text())
         rows = json.loads(self.succeed("bench", config, "--load-format", "dummy", "-p", "16", "-n", "4", "-r", "1", "--json"))
         self.assertEqual([r["test"] for r in rows], ["pp16", "tg4"])
-        out = self.succeed("generate", self.folder, "--load-format", "dummy", "--prompt", "one two", "-n", "8", "--ignore-eos", "--json")
+        out = self.succeed("generate", self.folder, "--load-format", "dummy", "--prompt", "one two", "-n", "8", "--seed", "5", "--ignore-eos", "--json")
         answer = json.loads(out)
         self.assertEqual(len(answer["tokens"]), 8)
         self.assertTrue(answer["text"])
-        self.assertEqual(json.loads(self.succeed("generate", config, "--load-format", "dummy", "--prompt", "one two", "-n", "8", "--ignore-eos",
+        self.assertEqual(json.loads(self.succeed("generate", config, "--load-format", "dummy", "--prompt", "one two", "-n", "8", "--seed", "5", "--ignore-eos",
                                                  "--json"))["tokens"], answer["tokens"])
 
     def test_presets(self):
