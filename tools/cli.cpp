@@ -33,10 +33,19 @@ std::string default_plan_file() {
   return home && *home ? std::string(home) + "/.cache/troupe/gpu-plans.txt" : std::string();
 }
 
+void add_load_format(CLI::App& command, std::string& load_format) {
+  command
+      .add_option("--load-format", load_format,
+                  "auto: the model's files; dummy: random weights, to measure speed: MODEL is a folder with config.json, such a file, or a preset (llama-3.1-8b)")
+      ->check(CLI::IsMember({"auto", "dummy"}))
+      ->capture_default_str();
+}
+
 void add_engine_options(CLI::App& command, engine_options& o) {
   o.gpu_plan_file = default_plan_file();
   command.add_option("model", o.model, "a .gguf file, a directory with safetensors, or a name in the model folder")
       ->type_name("MODEL");
+  add_load_format(command, o.load_format);
   command.add_option("--device", o.device, "where to compute: auto (the first GPU, else the CPU), cpu, cuda, cuda:N")->capture_default_str();
   command.add_option("--dtype", o.dtype, "what to compute in; the CPU knows float32 only")
       ->check(CLI::IsMember({"auto", "bfloat16", "float16", "float32"}))

@@ -34,6 +34,8 @@ void add_replay(CLI::App&, int&);
 void add_engine_options(CLI::App& command, engine_options& options);
 /// A file in the user's cache folder where timed choices of GPU kernels are kept; empty where there is no home.
 std::string default_plan_file();
+/// --load-format, for commands that open a model.
+void add_load_format(CLI::App& command, std::string& load_format);
 /// Temperature and its relatives.
 void add_sampling_options(CLI::App& command, sampling_params& sampling);
 

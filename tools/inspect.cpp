@@ -17,7 +17,7 @@ namespace json = boost::json;
 constexpr std::size_t shown_elements = 8;  // of an array
 
 struct arguments {
-  std::string model;
+  std::string model, load_format = "auto";
   bool json = false;
 };
 
@@ -53,10 +53,15 @@ json::object shape_of(const model::model_config& c) {
           {"rope_theta", c.rope.theta}, {"tied_embedding", c.tied_embedding}};
 }
 
-json::object describe(const std::string& path) {
+json::object describe(const arguments& a) {
+  const bool dummy = a.load_format == "dummy";
+  const auto opened = dummy ? model::open_dummy_model(a.model).value() : model::open_model(model::locate_model(a.model).value()).value();
+  const std::string& path = opened->path;
   json::object out;
   out["path"] = path;
-  if (!std::filesystem::is_directory(path)) {
+  if (dummy) {
+    out["format"] = "random weights";
+  } else if (!std::filesystem::is_directory(path)) {
     auto file = format::gguf_file::open(path).value();
     out["format"] = "GGUF v" + std::to_string(file.version());
     json::object metadata;
@@ -65,7 +70,6 @@ json::object describe(const std::string& path) {
   } else {
     out["format"] = "safetensors";
   }
-  const auto opened = model::open_model(path).value();
   out["architecture"] = opened->config.architecture;
   out["shape"] = shape_of(opened->config);
 
@@ -122,7 +126,7 @@ void print(const json::object& o) {
 }
 
 int run(const arguments& a) {
-  const json::object o = describe(model::locate_model(a.model).value());
+  const json::object o = describe(a);
   if (a.json) std::puts(json::serialize(o).c_str());
   else print(o);
   return 0;
@@ -134,6 +138,7 @@ void add_inspect(CLI::App& app, int& exit_code) {
   auto a = std::make_shared<arguments>();
   CLI::App* c = app.add_subcommand("inspect", "a model file's metadata and tensors, and the memory it takes here");
   c->add_option("model", a->model, "a .gguf file, a directory with safetensors, or a name in the model folder")->type_name("MODEL");
+  add_load_format(*c, a->load_format);
   c->add_flag("--json", a->json, "one JSON object");
   c->callback([a, &exit_code] { exit_code = run(*a); });
 }

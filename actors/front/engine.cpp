@@ -12,6 +12,7 @@
 #include "src/model/locate.hpp"
 #include "src/model/plan_log.hpp"
 #include "src/text/open_tokenizer.hpp"
+#include "src/text/synthetic_tokenizer.hpp"
 
 namespace troupe {
 namespace {
@@ -25,9 +26,10 @@ std::string read_file(const std::string& path, std::size_t limit) {
   return text;
 }
 
-text::text_model load_text(const engine_options& options, const std::string& path) {
+/// `dummy`: the model of random weights that wants a tokenizer made up for it; null: the file at `path` has one.
+text::text_model load_text(const engine_options& options, const std::string& path, const model::model_config* dummy) {
   text::text_model out;
-  auto opened = text::open_tokenizer(path);
+  auto opened = dummy ? text::synthetic_tokenizer(dummy->vocab, dummy->eos) : text::open_tokenizer(path);
   if (!opened) {
     // Token ids still work, which is all that a folder without tokenizer files can offer.
     if (opened.error().code != errc::unsupported && opened.error().code != errc::not_found) (void)opened.value();
@@ -62,8 +64,18 @@ model::plan_log_header plan_log_header_of(const engine_options& o, const model::
   return h;
 }
 
+/// A preset's own name (its dots begin no ending), or that of the folder in which the config.json lies.
+std::string dummy_name(const std::string& path) {
+  const std::filesystem::path p(path);
+  if (p.filename() != "config.json") return p.extension() == ".json" ? p.stem().string() : path;
+  const std::string folder = std::filesystem::absolute(p).parent_path().filename().string();
+  return folder.empty() ? "dummy" : folder;
+}
+
 void check(const engine_options& o) {
   rank::check_device(o.device).value();
+  if (o.load_format != "auto" && o.load_format != "dummy")
+    throw error(errc::invalid_argument, "load_format '" + o.load_format + "' is neither auto nor dummy");
   if (!(o.gpu_memory_utilization > 0 && o.gpu_memory_utilization <= 1))
     throw error(errc::invalid_argument, "gpu_memory_utilization must be above 0 and at most 1");
   if (o.max_num_seqs == 0) throw error(errc::invalid_argument, "max_num_seqs must be at least 1");
@@ -96,10 +108,13 @@ engine::impl::impl(engine_options options)
 engine::impl::~impl() { shut(); }
 
 void engine::impl::load() {
-  info_.path = model::locate_model(options_.model).value();
+  const bool dummy = options_.load_format == "dummy";
+  if (dummy) model_ = model::open_dummy_model(options_.model).value();
+  info_.path = dummy ? model_->path : model::locate_model(options_.model).value();
   // The tokenizer's tables and the packed weights are the two long parts of a start, and independent.
-  auto text = std::async(std::launch::async, [this] { return load_text(options_, info_.path); });
-  model_ = model::open_model(info_.path).value();
+  auto text = std::async(std::launch::async,
+                         [this, config = dummy ? &model_->config : nullptr] { return load_text(options_, info_.path, config); });
+  if (!dummy) model_ = model::open_model(info_.path).value();
   rank::made_ranks made = rank::make_ranks(options_, model_, sinks_).value();
   actor_parts parts;
   parts.ranks = std::move(made.group);
@@ -152,8 +167,9 @@ void engine::impl::load() {
 
 void engine::impl::describe() {
   const auto& c = model_->config;
-  info_.name = !options_.served_model_name.empty() ? options_.served_model_name
-                                                   : std::filesystem::path(info_.path).stem().string();
+  info_.name = !options_.served_model_name.empty()  ? options_.served_model_name
+               : options_.load_format == "dummy" ? dummy_name(info_.path)
+                                                 : std::filesystem::path(info_.path).stem().string();
   info_.architecture = c.architecture;
   info_.n_layers = c.n_layers;
   info_.hidden = c.hidden;

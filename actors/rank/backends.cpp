@@ -11,6 +11,7 @@
 #include "src/base/log.hpp"
 #include "src/cpu/cpu_backend.hpp"
 #include "src/cpu/thread_pool.hpp"
+#include "src/model/slot_table.hpp"
 
 namespace troupe::rank {
 namespace {

@@ -7,6 +7,8 @@ namespace troupe {
 /// How an engine is built. Zero or "auto" lets the engine choose; what it chose is in `engine::info()`.
 struct engine_options {
   std::string model;                        ///< a .gguf file, a directory with config.json and *.safetensors, or a name in the model folder
+  std::string load_format = "auto";         ///< auto: the model's files; dummy: random weights and a made-up tokenizer for the config.json
+                                            ///< that `model` is or holds, or the preset that it names (llama-3.1-8b, ...): to measure speed
   std::string served_model_name;            ///< empty: the model's file name without its ending
   std::string chat_template;                ///< a file with a Jinja template; empty: the model's own
   std::string device = "auto";              ///< auto (the first GPU, else the CPU), cpu, cuda, cuda:N

@@ -1,6 +1,7 @@
 #include "src/model/config.hpp"
 
 #include <cmath>
+#include <fstream>
 
 #include "src/model/read_config.hpp"
 
@@ -14,6 +15,20 @@ failure bad(const std::string& origin, const std::string& what) {
 bool in_range(double x, double low, double high) { return std::isfinite(x) && x >= low && x <= high; }
 
 }  // namespace
+
+result<std::string> read_config_file(const std::filesystem::path& path) {
+  constexpr std::uintmax_t most_bytes = 4u << 20;
+  std::error_code ec;
+  const auto size = std::filesystem::file_size(path, ec);
+  if (ec) return failure(errc::not_found, path.string() + ": no such file: a model folder holds config.json and *.safetensors");
+  if (size > most_bytes)
+    return failure(errc::invalid_file, path.string() + ": larger than 4 MiB: not a model's configuration");
+  std::string text(static_cast<std::size_t>(size), '\0');
+  std::ifstream in(path, std::ios::binary);
+  if (!in.read(text.data(), static_cast<std::streamsize>(text.size())))
+    return failure(errc::io_failed, path.string() + ": cannot be read: check its permissions");
+  return text;
+}
 
 result<void> check(const model_config& c, const std::string& origin) {
   struct bound {

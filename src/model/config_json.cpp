@@ -161,6 +161,7 @@ result<described_model> config_from_json(std::string_view config_json, std::stri
   if (in.has("quantization_config"))
     return failure(errc::unsupported, origin + ": quantized safetensors are not supported yet: use a GGUF of this model");
   c.name = in.text("_name_or_path", "");
+  out.stored_type = in.text("torch_dtype", in.text("dtype", "").c_str());  // transformers before 5, and since
   c.n_layers = in.number("num_hidden_layers");
   c.hidden = in.number("hidden_size");
   c.ffn = in.number("intermediate_size");

@@ -1,7 +1,6 @@
 #include "src/model/open_model.hpp"
 
 #include <filesystem>
-#include <fstream>
 
 #include "src/format/gguf.hpp"
 #include "src/format/safetensors.hpp"
@@ -11,21 +10,6 @@ namespace troupe::model {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::uintmax_t max_config_bytes = 4u << 20;
-
-result<std::string> read_text(const fs::path& path) {
-  std::error_code ec;
-  const auto size = fs::file_size(path, ec);
-  if (ec) return failure(errc::not_found, path.string() + ": no such file: a model folder holds config.json and *.safetensors");
-  if (size > max_config_bytes)
-    return failure(errc::invalid_file, path.string() + ": larger than 4 MiB: not a model's configuration");
-  std::string text(static_cast<std::size_t>(size), '\0');
-  std::ifstream in(path, std::ios::binary);
-  if (!in.read(text.data(), static_cast<std::streamsize>(text.size())))
-    return failure(errc::io_failed, path.string() + ": cannot be read: check its permissions");
-  return text;
-}
 
 result<std::shared_ptr<const model>> finish(std::string path, described_model described, file_form form,
                                             std::shared_ptr<const format::tensor_source> source) {
@@ -45,11 +29,11 @@ result<std::shared_ptr<const model>> open_gguf(const std::string& path) {
 
 result<std::shared_ptr<const model>> open_folder(const std::string& path) {
   const fs::path folder(path);
-  auto config = read_text(folder / "config.json");
+  auto config = read_config_file(folder / "config.json");
   if (!config) return config.take_error();
   std::string generation;
   if (fs::exists(folder / "generation_config.json")) {
-    auto text = read_text(folder / "generation_config.json");
+    auto text = read_config_file(folder / "generation_config.json");
     if (!text) return text.take_error();
     generation = std::move(*text);
   }

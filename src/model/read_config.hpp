@@ -1,4 +1,5 @@
 #pragma once
+#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -14,6 +15,7 @@ namespace troupe::model {
 struct described_model {
   model_config config;
   const family* architecture = nullptr;
+  std::string stored_type;  ///< config.json's torch_dtype; empty: not said
 };
 
 result<described_model> config_from_gguf(const format::gguf_file&);
@@ -23,6 +25,9 @@ result<described_model> config_from_gguf(const format::gguf_file&);
 /// hand, because old configs leave tie_word_embeddings out.
 result<described_model> config_from_json(std::string_view config_json, std::string_view generation_json,
                                          const std::string& origin);
+
+/// The text of a config.json or one of its relatives.
+result<std::string> read_config_file(const std::filesystem::path&);
 
 /// Ranges, divisibility and derived sizes; `origin` is for messages.
 result<void> check(const model_config&, const std::string& origin);

@@ -266,5 +266,27 @@ class Bench(ProgramTest):
         self.assertTrue(all(line.startswith("| ") and line.endswith(" |") for line in md))
 
 
+class Dummy(ProgramTest):
+    """Random weights for a config.json alone."""
+
+    def test_speed_without_weights(self):
+        config = self.file("config.json", (DATA / "model/llama-bias/config.json").read_text())
+        rows = json.loads(self.succeed("bench", config, "--load-format", "dummy", "-p", "16", "-n", "4", "-r", "1", "--json"))
+        self.assertEqual([r["test"] for r in rows], ["pp16", "tg4"])
+        out = self.succeed("generate", self.folder, "--load-format", "dummy", "--prompt", "one two", "-n", "8", "--seed", "5", "--ignore-eos", "--json")
+        answer = json.loads(out)
+        self.assertEqual(len(answer["tokens"]), 8)
+        self.assertTrue(answer["text"])
+        self.assertEqual(json.loads(self.succeed("generate", config, "--load-format", "dummy", "--prompt", "one two", "-n", "8", "--seed", "5", "--ignore-eos",
+                                                 "--json"))["tokens"], answer["tokens"])
+
+    def test_presets(self):
+        found = json.loads(self.succeed("inspect", "llama-3.1-70b", "--load-format", "dummy", "--json"))
+        self.assertEqual((found["architecture"], found["shape"]["layers"], found["parameters"]), ("llama", 80, 70553706496))
+        self.fail_with(2, "inspect", "gpt-oss-20b", "--load-format", "dummy", names=("gpt_oss", "llama"))
+        self.fail_with(2, "bench", "llama-9", "--load-format", "dummy", names=("llama-9", "llama-3.1-8b"))
+        self.fail_with(2, "bench", "llama-3.1-8b", "--load-format", "fast", names="load-format")
+
+
 if __name__ == "__main__":
     unittest.main()
