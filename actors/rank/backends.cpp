@@ -57,9 +57,14 @@ result<made_ranks> make_all(const engine_options& o, const make_rank& make) {
   try {
     for (std::uint32_t r = 0; r < size; ++r)
       making.push_back(std::async(r + 1 < size ? std::launch::async : std::launch::deferred, [&make, &members, r] {
-        auto one = make(r, members[r]);
-        if (!one && members[r]) members[r]->abort();
-        return one;
+        try {
+          auto one = make(r, members[r]);
+          if (!one && members[r]) members[r]->abort();
+          return one;
+        } catch (...) {
+          if (members[r]) members[r]->abort();
+          throw;
+        }
       }));
   } catch (const std::system_error& e) {
     if (members[0]) members[0]->abort();

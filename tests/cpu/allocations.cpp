@@ -1,7 +1,9 @@
 #include <boost/test/unit_test.hpp>
 #include <atomic>
+#include <barrier>
 #include <cstdlib>
 #include <new>
+#include <thread>
 
 #include "tests/cpu/driver.hpp"
 
@@ -29,13 +31,17 @@ void* operator new(std::size_t n) {
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
-BOOST_AUTO_TEST_CASE(a_step_allocates_nothing) {
-  auto m = model::open_model(data("llama-256/model-Q4_K_M.gguf")).value();
+namespace {
+
+cpu::cpu_options eight_slots(std::uint32_t threads) {
   cpu::cpu_options o;
-  o.threads = 2;
+  o.threads = threads;
   o.max_slots = 8;
   o.n_pages = 200;
-  auto b = cpu::make_cpu_backend(m, o, nullptr).value();
+  return o;
+}
+
+std::vector<std::shared_ptr<const model::step_plan>> forty_plans() {
   std::vector<std::shared_ptr<const model::step_plan>> plans;
   model::plan_builder builder;
   for (slot_id s = 0; s < 8; ++s) {
@@ -66,6 +72,15 @@ BOOST_AUTO_TEST_CASE(a_step_allocates_nothing) {
     add(7, model::row_input::literal, 30, static_cast<std::uint32_t>(1 + seq % 50));
     plans.push_back(builder.build(seq));
   }
+  return plans;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_step_allocates_nothing) {
+  auto m = model::open_model(data("llama-256/model-Q4_K_M.gguf")).value();
+  auto b = cpu::make_cpu_backend(m, eight_slots(2), nullptr).value();
+  const auto plans = forty_plans();
   model::step_done done;
   done.rows.reserve(8);
   for (std::size_t i = 0; i < plans.size(); ++i) {
@@ -76,6 +91,39 @@ BOOST_AUTO_TEST_CASE(a_step_allocates_nothing) {
     if (i > 0) BOOST_TEST(after - before == 0, "step " << i);  // the first admits
     BOOST_TEST_REQUIRE(done.rows.size() == 8u);
   }
+}
+
+BOOST_AUTO_TEST_CASE(a_step_of_a_group_allocates_nothing) {
+  auto m = model::open_model(data("llama-256/model-Q4_K_M.gguf")).value();
+  const auto plans = forty_plans();
+  const auto members = group::make_thread_group(2, {1 << 16, std::chrono::seconds(60)}).value();
+  std::vector<std::unique_ptr<model::backend>> ranks;
+  for (const auto& member : members) ranks.push_back(cpu::make_cpu_backend(m, eight_slots(1), nullptr, member).value());
+  std::barrier meet(2);
+  bool ok[2] = {true, true};
+  long before = 0, after = 0;
+  const auto live = [&](std::size_t r) {
+    model::step_done done;
+    done.rows.reserve(8);
+    for (std::size_t i = 0; i < plans.size(); ++i) {
+      if (i == 1) {  // the first admits
+        meet.arrive_and_wait();
+        if (r == 0) before = n_allocations;
+        meet.arrive_and_wait();
+      }
+      ok[r] = ok[r] && ranks[r]->launch(plans[i]).ok();
+      const auto finished = ranks[r]->poll(done);
+      ok[r] = ok[r] && finished.ok() && *finished && done.rows.size() == (r == 0 ? 8u : 0u);
+    }
+    meet.arrive_and_wait();
+    if (r == 0) after = n_allocations;
+    meet.arrive_and_wait();
+  };
+  std::thread other(live, 1);
+  live(0);
+  other.join();
+  BOOST_TEST((ok[0] && ok[1]));
+  BOOST_TEST(after - before == 0);
 }
 
 #endif
