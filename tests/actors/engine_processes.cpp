@@ -46,12 +46,6 @@ BOOST_AUTO_TEST_CASE(a_rank_that_ends_at_its_start_is_a_failure_with_its_end) {
   BOOST_TEST(said.ends_with("ended with exit code 1"), said);
 }
 
-BOOST_AUTO_TEST_CASE(a_rank_that_says_nothing_is_waited_for_in_bounds) {
-  engine_options o = two_processes();
-  o.rank_program = "/bin/cat";  // refuses the options that a rank gets
-  BOOST_TEST(refused(o, errc::rank_failed).starts_with("rank 1 (process "));
-}
-
 BOOST_AUTO_TEST_CASE(options_of_ranks_are_checked) {
   engine_options o = two_processes();
   o.rank_isolation = "container";
