@@ -135,10 +135,11 @@ engine_options own_options(const rank_process_options& o, const link::hello& h) 
   return e;
 }
 
-result<std::shared_ptr<const model::model>> open_same_model(const std::string& name, const link::digest& identity) {
-  auto path = model::locate_model(name);
+result<std::shared_ptr<const model::model>> open_same_model(const engine_options& o, const link::digest& identity) {
+  const bool dummy = o.load_format == "dummy";
+  auto path = dummy ? result<std::string>(o.model) : model::locate_model(o.model);
   if (!path) return path.take_error();
-  auto m = model::open_model(*path);
+  auto m = dummy ? model::open_dummy_model(*path) : model::open_model(*path);
   if (m && !link::equal(link::model_identity(**m), identity))
     return failure(errc::invalid_argument, *path + ": is not the model that rank 0 serves: give this host the same files");
   return m;
@@ -151,7 +152,7 @@ class joining_rank {
 
   result<void> prepare() {
     engine_ = own_options(options_, hello_);
-    auto m = open_same_model(engine_.model, hello_.model);
+    auto m = open_same_model(engine_, hello_.model);
     if (!m) return m.take_error();
     model_ = std::move(*m);
     auto plan = plan_group(engine_, *model_);

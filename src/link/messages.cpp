@@ -20,6 +20,7 @@ const option_entry option_table[] = {
     {"device", &engine_options::device},
     {"dtype", &engine_options::dtype},
     {"quantization", &engine_options::quantization},
+    {"load_format", &engine_options::load_format},
     {"deterministic", &engine_options::deterministic},
     {"enforce_eager", &engine_options::enforce_eager},
     {"gpu_memory_utilization", &engine_options::gpu_memory_utilization},
