@@ -154,7 +154,7 @@ class actor_system::wiring {
     s.waiting = status_->waiting.load(std::memory_order_relaxed);
     s.pages_total = status_->pages_total.load(std::memory_order_relaxed);
     s.pages_free = status_->pages_free.load(std::memory_order_relaxed);
-    s.ready = !lost_.load(std::memory_order_acquire);
+    s.failed = lost_.load(std::memory_order_acquire);
     return s;
   }
 
@@ -272,7 +272,7 @@ class actor_system::wiring {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::atomic<bool> lost_{false};  ///< written under the mutex
+  std::atomic<bool> lost_{false};  ///< set before anybody is told; written under the mutex
   bool drained_ = false, shut_ = false;
   std::vector<std::function<void()>> waiting_;
 

@@ -33,8 +33,8 @@ struct made_ranks {
   std::uint64_t kv_bytes = 0, weight_bytes = 0;
 };
 
-/// Chooses the device, plans the memory of tensor_parallel_size ranks, says so in the log, takes it and loads the weights,
-/// all ranks at once. Errors: invalid_argument, unsupported, not_found, out_of_memory, rank_failed.
+/// Chooses the device, plans the memory of tensor_parallel_size ranks, says so in the log, takes it and loads the
+/// weights, all ranks at once. Errors: invalid_argument, unsupported, not_found, out_of_memory, rank_failed.
 result<made_ranks> make_ranks(const engine_options&, std::shared_ptr<const model::model>,
                               std::shared_ptr<model::sink_table> sinks);
 

@@ -247,7 +247,7 @@ BOOST_AUTO_TEST_CASE(a_slow_step_is_waited_for_and_frees_its_memory) {
   listener log;
   const std::uint64_t without_rank = free_bytes();
   driver d(m, options([&end](cudaStream_t s) { return spin(end.word(), s); }));
-  const std::uint64_t of_rank = gpu::plan_memory(m, options({})).value().total();
+  const std::uint64_t of_rank = gpu::plan_rank(m, options({})).value().bytes.total();
   BOOST_TEST(of_rank > 100u << 20);
   BOOST_TEST(free_bytes() + of_rank / 2 < without_rank);
   run_up(d);
