@@ -27,8 +27,8 @@ class rank_threads {
   const model::rank_shape& shape() const noexcept { return shape_; }
   std::uint32_t size() const noexcept { return static_cast<std::uint32_t>(members_.size()); }
 
-  /// Makes the actors, which answer to the scheduler and tell the supervisor when they fail, and has them watched; their
-  /// threads start with `run`. The functions make a sender each time.
+  /// Makes the actors, which answer to the scheduler and tell the supervisor when they fail, and has them watched;
+  /// their threads start with `run`. The functions make a sender each time.
   void start(const std::function<mail::sender<sched::message>()>& to_sched,
              const std::function<mail::sender<runtime::supervisor::message>()>& to_supervisor);
   void run();

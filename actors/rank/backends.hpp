@@ -30,8 +30,8 @@ struct made_ranks {
   std::uint64_t kv_bytes = 0, weight_bytes = 0;
 };
 
-/// Chooses the device, plans the memory of tensor_parallel_size ranks, says so in the log, takes it and loads the weights,
-/// all ranks at once. Errors: invalid_argument, unsupported, not_found, out_of_memory, rank_failed.
+/// Chooses the device, plans the memory of tensor_parallel_size ranks, says so in the log, takes it and loads the
+/// weights, all ranks at once. Errors: invalid_argument, unsupported, not_found, out_of_memory, rank_failed.
 result<made_ranks> make_ranks(const engine_options&, std::shared_ptr<const model::model>,
                               std::shared_ptr<model::sink_table> sinks);
 
@@ -53,8 +53,9 @@ result<void> check_device(const std::string& device);
 
 /// A line for each card that can be used, by ordinal; empty where there is none or the build has no CUDA.
 std::vector<std::string> gpus();
-/// A GPU rank; in a build without CUDA says so. `group`: its membership, null for a rank alone. Ranks are made at once, each
-/// on a thread of its own, so they may meet in there, and through it give one another what their own communicator needs.
+/// A GPU rank; in a build without CUDA says so. `group`: its membership, null for a rank alone. Ranks are made at once,
+/// each on a thread of its own, so they may meet in there, and through it give one another what their own communicator
+/// needs.
 result<made_backend> make_gpu(const engine_options&, int ordinal, std::shared_ptr<const model::model>,
                               std::shared_ptr<model::sink_table> sinks, std::shared_ptr<group::collective> group);
 
