@@ -59,12 +59,14 @@ std::string rendezvous_secret() {
   std::string secret = given ? given : "";
   if (secret.starts_with('/')) {
     std::ifstream file(secret);
-    if (!file) throw error(errc::not_found, "TROUPE_RENDEZVOUS_SECRET: " + secret + " cannot be opened: check the path");
+    if (!file)
+      throw error(errc::not_found, "TROUPE_RENDEZVOUS_SECRET: " + secret + " cannot be opened: check the path");
     std::getline(file, secret);
   }
   if (secret.size() < shortest_secret || secret.size() > longest_secret)
     throw error(errc::invalid_argument,
-                "TROUPE_RENDEZVOUS_SECRET must hold the ranks' common secret of at least " + std::to_string(shortest_secret) +
+                "TROUPE_RENDEZVOUS_SECRET must hold the ranks' common secret of at least " +
+                    std::to_string(shortest_secret) +
                     " characters, or the path of a file with it, for example of: head -c 32 /dev/urandom | base64");
   return secret;
 }
@@ -98,8 +100,9 @@ std::optional<int> act_as_rank(engine_options& o) {
   if (!here) return std::nullopt;
   if (o.tensor_parallel_size == 1) o.tensor_parallel_size = here->size;
   if (o.tensor_parallel_size != here->size)
-    throw error(errc::invalid_argument, "--tensor-parallel-size " + std::to_string(o.tensor_parallel_size) + ": the launcher has started " +
-                                            std::to_string(here->size) + " processes: give both the same number");
+    throw error(errc::invalid_argument, "--tensor-parallel-size " + std::to_string(o.tensor_parallel_size) +
+                                            ": the launcher has started " + std::to_string(here->size) +
+                                            " processes: give both the same number");
   if (o.threads == 0) o.threads = std::max(1u, std::thread::hardware_concurrency() / here->local_size);
   if (here->size == 1) o.rendezvous.clear();
   if (here->rank == 0) return std::nullopt;
@@ -126,16 +129,22 @@ void add_rank(CLI::App& app, int& exit_code) {
   };
   auto a = std::make_shared<arguments>();
   CLI::App* c = app.add_subcommand("rank", "a rank of a server with --rendezvous on this or another host");
-  c->add_option("model", a->rank.model, "where the model is on this host (default: where it is on rank 0's)")->type_name("MODEL");
+  c->add_option("model", a->rank.model, "where the model is on this host (default: where it is on rank 0's)")
+      ->type_name("MODEL");
   c->add_option("--join", a->join, "where rank 0 listens: its --rendezvous")->type_name("HOST:PORT");
-  c->add_option("--rank", a->number, "which rank this is, from 1 (default: the next that is missing)")->check(CLI::Range(1, 255));
+  c->add_option("--rank", a->number, "which rank this is, from 1 (default: the next that is missing)")
+      ->check(CLI::Range(1, 255));
   c->add_option("-t,--threads", a->rank.threads, "compute threads (0: one per core)")->check(CLI::Range(0, 1024));
   c->add_option("--device", a->rank.device, "where to compute (default: as rank 0)");
-  c->add_option("--rank-start-timeout", a->start_seconds, "seconds to wait for rank 0 and the other ranks")->check(CLI::Range(1, 86'400))->capture_default_str();
+  c->add_option("--rank-start-timeout", a->start_seconds, "seconds to wait for rank 0 and the other ranks")
+      ->check(CLI::Range(1, 86'400))
+      ->capture_default_str();
   c->add_flag("--child", a->child, "the engine has started this rank")->group("");
-  c->footer("Environment: TROUPE_RENDEZVOUS_SECRET, the secret that all ranks share, or the path of a file that holds it.");
+  c->footer(
+      "Environment: TROUPE_RENDEZVOUS_SECRET, the secret that all ranks share, or the path of a file that holds it.");
   c->callback([a, &exit_code] {
-    if (a->child == !a->join.empty()) throw error(errc::invalid_argument, "--join is missing: give the address of rank 0's --rendezvous");
+    if (a->child == !a->join.empty())
+      throw error(errc::invalid_argument, "--join is missing: give the address of rank 0's --rendezvous");
     if (a->number > 0) a->rank.rank = static_cast<std::uint32_t>(a->number);
     a->rank.start_limit = std::chrono::seconds(a->start_seconds);
     a->rank.on_lost = end_at_once;

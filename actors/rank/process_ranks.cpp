@@ -131,8 +131,9 @@ class starting {
 
   result<made_backend> load() {
     const group::group_options g{.limit = std::chrono::seconds(options_.step_timeout)};
-    auto joined = children_ ? group::join_shared_group(host_->shared()->fd(), 0, g.limit)
-                            : group::join_tcp_group({0, host_->size()}, go_.addresses, std::move(*listener_), group_secret_, g);
+    auto joined =
+        children_ ? group::join_shared_group(host_->shared()->fd(), 0, g.limit)
+                  : group::join_tcp_group({0, host_->size()}, go_.addresses, std::move(*listener_), group_secret_, g);
     if (!joined) return joined.take_error();
     group_ = std::move(*joined);
     return make_member(options_, go_.n_pages, model_, sinks_, group_);
@@ -146,9 +147,11 @@ class starting {
     if (s.vocab != own.vocab || s.max_model_len != own.max_model_len || s.max_slots != own.max_slots ||
         s.max_batched_tokens != own.max_batched_tokens || s.depth != own.depth || s.n_pages != own.n_pages ||
         s.graph_sizes != own.graph_sizes)
-      return failure(errc::rank_failed, c.far() + ": has come to other sizes than rank 0: start all ranks from one build, on hosts alike");
+      return failure(errc::rank_failed,
+                     c.far() + ": has come to other sizes than rank 0: start all ranks from one build, on hosts alike");
     made_backend made;
-    made.backend = link::make_remote_backend(host_->shared_link_of(r), s, [host = host_, r] { return host->why_lost(r); });
+    made.backend =
+        link::make_remote_backend(host_->shared_link_of(r), s, [host = host_, r] { return host->why_lost(r); });
     made.device = ready->device;
     made.arithmetic = ready->arithmetic;
     made.threads = ready->threads;
@@ -180,7 +183,8 @@ class starting {
 result<made_ranks> make_process_ranks(const engine_options& o, std::shared_ptr<const model::model> m,
                                       std::shared_ptr<model::sink_table> sinks) {
   if (o.rendezvous.empty() && o.rank_program.empty())
-    return failure(errc::invalid_argument, "rank_program: the engine starts ranks as processes of the troupe program: say where it is");
+    return failure(errc::invalid_argument,
+                   "rank_program: the engine starts ranks as processes of the troupe program: say where it is");
   return starting(o, std::move(m), std::move(sinks)).run();
 }
 

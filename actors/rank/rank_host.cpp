@@ -131,8 +131,9 @@ result<void> rank_host::await_ranks() {
         if (!members_[r - 1].link) who->rank = r;
     if (who && (who->rank == 0 || who->rank >= options_.size || members_[who->rank - 1].link)) {
       const bool taken = who->rank > 0 && who->rank < options_.size;
-      const std::string why = "rank " + std::to_string(who->rank) +
-                              (taken ? " has come already" : " is not among the ranks 1 to " + std::to_string(options_.size - 1));
+      const std::string why =
+          "rank " + std::to_string(who->rank) +
+          (taken ? " has come already" : " is not among the ranks 1 to " + std::to_string(options_.size - 1));
       link::refuse(*link, why);
       who = failure(errc::rank_failed, from + " was turned away: " + why);
     }
@@ -259,7 +260,8 @@ void rank_host::finish() noexcept {
   }
   const auto deadline = clock::now() + leave_limit;
   for (const member& m : members_)
-    if (m.link && *m.link && !aborted) (void)m.link->send(link::kind::stop, {}, clock::now() + std::chrono::seconds(1)).ok();
+    if (m.link && *m.link && !aborted)
+      (void)m.link->send(link::kind::stop, {}, clock::now() + std::chrono::seconds(1)).ok();
   for (const member& m : members_)
     if (m.link && *m.link && !aborted)
       while (m.link->receive(deadline).ok()) {

@@ -64,7 +64,7 @@ class rank_host {
     std::shared_ptr<link::channel> link;
     link::digest proof{};
     std::string where;  ///< "process 4711", "10.0.0.2:51342"
-    int pid = -1;  ///< of a child; -1: none, or its end is known
+    int pid = -1;       ///< of a child; -1: none, or its end is known
     std::string end;
     bool reported = false;
   };

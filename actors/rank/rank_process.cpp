@@ -141,14 +141,16 @@ result<std::shared_ptr<const model::model>> open_same_model(const engine_options
   if (!path) return path.take_error();
   auto m = dummy ? model::open_dummy_model(*path) : model::open_model(*path);
   if (m && !link::equal(link::model_identity(**m), identity))
-    return failure(errc::invalid_argument, *path + ": is not the model that rank 0 serves: give this host the same files");
+    return failure(errc::invalid_argument,
+                   *path + ": is not the model that rank 0 serves: give this host the same files");
   return m;
 }
 
 /// The stages of a start that follow the hello.
 class joining_rank {
  public:
-  joining_rank(link::channel& c, const rank_process_options& o, const link::hello& h) : link_(c), options_(o), hello_(h) {}
+  joining_rank(link::channel& c, const rank_process_options& o, const link::hello& h)
+      : link_(c), options_(o), hello_(h) {}
 
   result<void> prepare() {
     engine_ = own_options(options_, hello_);
@@ -187,7 +189,8 @@ class joining_rank {
     auto made = make_member(engine_, go_.n_pages, model_, nullptr, std::move(g));
     if (!made) return made;
     link::ready r{made->backend->shape(), made->device, made->arithmetic, made->threads};
-    if (auto sent = link_.send(link::kind::ready, link::encode(r), clock::now() + send_limit); !sent) return sent.take_error();
+    if (auto sent = link_.send(link::kind::ready, link::encode(r), clock::now() + send_limit); !sent)
+      return sent.take_error();
     return made;
   }
 
@@ -238,7 +241,8 @@ result<void> run_rank(const rank_process_options& o) {
   link_reader reader(c, plans, o, *group);  // from here on a lost connection ends the process, whatever it does
   auto made = joining.load(*group);
   if (!made) return told(c, made.take_error());
-  log().info("rank {} of {}: {} ({}), {} threads", hello->rank, hello->size, made->device, made->arithmetic, made->threads);
+  log().info("rank {} of {}: {} ({}), {} threads", hello->rank, hello->size, made->device, made->arithmetic,
+             made->threads);
   return execute(c, plans, hello->rank, std::move(*made));
 }
 

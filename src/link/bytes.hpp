@@ -14,8 +14,7 @@ namespace troupe::link {
 class byte_writer {
  public:
   template <class T>
-    requires(std::is_arithmetic_v<T> || std::is_enum_v<T>)
-  byte_writer& put(T value) {
+  requires(std::is_arithmetic_v<T> || std::is_enum_v<T>) byte_writer& put(T value) {
     const auto* at = reinterpret_cast<const std::byte*>(&value);
     bytes_.insert(bytes_.end(), at, at + sizeof value);
     return *this;
@@ -45,8 +44,7 @@ class byte_reader {
   explicit byte_reader(std::span<const std::byte> bytes) : rest_(bytes) {}
 
   template <class T>
-    requires(std::is_arithmetic_v<T> || std::is_enum_v<T>)
-  T take() {
+  requires(std::is_arithmetic_v<T> || std::is_enum_v<T>) T take() {
     T value{};
     const auto bytes = raw(sizeof value);
     if (bytes.size() == sizeof value) std::memcpy(&value, bytes.data(), sizeof value);

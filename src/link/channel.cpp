@@ -15,17 +15,28 @@ constexpr std::size_t header_bytes = 8, first_room = 16 << 10;
 
 const char* name_of(kind k) {
   switch (k) {
-    case kind::challenge: return "challenge";
-    case kind::greeting: return "greeting";
-    case kind::hello: return "hello";
-    case kind::refused: return "refused";
-    case kind::offer: return "offer";
-    case kind::go: return "go";
-    case kind::ready: return "ready";
-    case kind::plan: return "plan";
-    case kind::done: return "done";
-    case kind::failed: return "failed";
-    case kind::stop: return "stop";
+    case kind::challenge:
+      return "challenge";
+    case kind::greeting:
+      return "greeting";
+    case kind::hello:
+      return "hello";
+    case kind::refused:
+      return "refused";
+    case kind::offer:
+      return "offer";
+    case kind::go:
+      return "go";
+    case kind::ready:
+      return "ready";
+    case kind::plan:
+      return "plan";
+    case kind::done:
+      return "done";
+    case kind::failed:
+      return "failed";
+    case kind::stop:
+      return "stop";
   }
   return "unknown message";
 }
@@ -66,7 +77,8 @@ channel::channel(unique_fd fd, std::string far) : fd_(std::move(fd)), far_(std::
 failure channel::lost(const std::string& why) const { return {errc::rank_failed, far_ + ": " + why}; }
 
 result<void> channel::post(kind k, std::span<const std::byte> bytes) {
-  if (bytes.size() > limits::frame_bytes) return lost("a message of " + std::to_string(bytes.size()) + " bytes is too long");
+  if (bytes.size() > limits::frame_bytes)
+    return lost("a message of " + std::to_string(bytes.size()) + " bytes is too long");
   if (sent_ == pending_.size()) pending_.clear(), sent_ = 0;
   const std::size_t at = pending_.size();
   const auto length = static_cast<std::uint32_t>(bytes.size());
@@ -81,10 +93,14 @@ result<void> channel::post(kind k, std::span<const std::byte> bytes) {
 result<bool> channel::flush() {
   while (sent_ < pending_.size()) {
     const ssize_t n = ::send(fd_.get(), pending_.data() + sent_, pending_.size() - sent_, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n >= 0) sent_ += static_cast<std::size_t>(n);
-    else if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
-    else if (errno == EPIPE || errno == ECONNRESET) return lost("the connection closed");
-    else if (errno != EINTR) return lost("sending failed: " + std::generic_category().message(errno));
+    if (n >= 0)
+      sent_ += static_cast<std::size_t>(n);
+    else if (errno == EAGAIN || errno == EWOULDBLOCK)
+      return false;
+    else if (errno == EPIPE || errno == ECONNRESET)
+      return lost("the connection closed");
+    else if (errno != EINTR)
+      return lost("sending failed: " + std::generic_category().message(errno));
   }
   return true;
 }
@@ -106,10 +122,14 @@ result<std::optional<frame>> channel::try_receive() {
     if (*whole) return whole;
     const auto room = parser_.room();
     const ssize_t n = ::recv(fd_.get(), room.data(), room.size(), MSG_DONTWAIT);
-    if (n > 0) parser_.received(static_cast<std::size_t>(n));
-    else if (n == 0 || errno == ECONNRESET) return lost("the connection closed");
-    else if (errno == EAGAIN || errno == EWOULDBLOCK) return std::optional<frame>();
-    else if (errno != EINTR) return lost("receiving failed: " + std::generic_category().message(errno));
+    if (n > 0)
+      parser_.received(static_cast<std::size_t>(n));
+    else if (n == 0 || errno == ECONNRESET)
+      return lost("the connection closed");
+    else if (errno == EAGAIN || errno == EWOULDBLOCK)
+      return std::optional<frame>();
+    else if (errno != EINTR)
+      return lost("receiving failed: " + std::generic_category().message(errno));
   }
 }
 

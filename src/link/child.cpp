@@ -38,7 +38,9 @@ result<pid_t> start_child(const std::string& program, const std::vector<std::str
   std::vector<unique_fd> moved;
   for (int fd : fds) {
     moved.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, first_child_fd + static_cast<int>(fds.size())));
-    if (!moved.back()) return failure(errc::io_failed, "a descriptor cannot be handed to a rank: " + std::generic_category().message(errno));
+    if (!moved.back())
+      return failure(errc::io_failed,
+                     "a descriptor cannot be handed to a rank: " + std::generic_category().message(errno));
   }
   posix_spawn_file_actions_addopen(&plan.files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_adddup2(&plan.files, STDERR_FILENO, STDOUT_FILENO);

@@ -78,7 +78,12 @@ result<hello> greet(channel& link, const std::string& secret, std::uint32_t rank
 digest model_identity(const model::model& m) {
   const model::model_config& c = m.config;
   byte_writer w;
-  w.put(std::string_view(c.architecture)).put(c.n_layers).put(c.hidden).put(c.n_heads).put(c.n_kv_heads).put(c.head_dim);
+  w.put(std::string_view(c.architecture))
+      .put(c.n_layers)
+      .put(c.hidden)
+      .put(c.n_heads)
+      .put(c.n_kv_heads)
+      .put(c.head_dim);
   w.put(c.ffn).put(c.vocab).put(c.context).put(c.window).put(c.rms_eps).put(c.act);
   w.put(c.rope.form).put(c.rope.scaling).put(c.rope.dim).put(c.rope.theta).put(c.rope.factor);
   w.put(c.rope.original_context).put(c.rope.attention_factor);

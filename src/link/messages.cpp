@@ -168,7 +168,8 @@ void take(byte_reader& r, ready& m) {
 }
 
 // A field more in step_done or row_result must be carried, too.
-static_assert(sizeof(model::row_result) == 16 && sizeof(model::step_done) == 16 + sizeof(std::vector<model::row_result>));
+static_assert(sizeof(model::row_result) == 16 &&
+              sizeof(model::step_done) == 16 + sizeof(std::vector<model::row_result>));
 static_assert(std::is_trivially_copyable_v<model::row_result>);
 
 void take(byte_reader& r, model::step_done& m) {

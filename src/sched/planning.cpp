@@ -95,9 +95,9 @@ double scheduler::prompt_time() const {
   if (options_.step_budget == 0) return forever;
   const double budget = static_cast<double>(options_.step_budget);
   const double spent = costs_.predict(next_.shape);
-  // No stream waits for a step without decode rows, only new arrivals do.
-  if (next_.rows.empty()) return 4 * budget - spent;
-  return std::max(budget, decode_stretch * spent) - spent;
+  // No stream waits for a step without decode rows, only new arrivals do. Never nothing: where every step has been slow (a
+  // process stopped for seconds, a loaded machine), only further steps can show that it is over.
+  return std::max(next_.rows.empty() ? 4 * budget : budget, decode_stretch * spent) - spent;
 }
 
 void scheduler::plan_prompts() {

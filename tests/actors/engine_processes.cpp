@@ -1,7 +1,8 @@
 #include <boost/test/unit_test.hpp>
 #include <troupe/engine.hpp>
 
-// What an engine says when its ranks cannot become processes; that they do is tested from outside (tests/program/test_ranks.py).
+// What an engine says when its ranks cannot become processes; that they do is tested from outside
+// (tests/program/test_ranks.py).
 
 using namespace troupe;
 

@@ -135,7 +135,8 @@ BOOST_AUTO_TEST_CASE(another_version_is_told_on_both_sides) {
 }
 
 BOOST_AUTO_TEST_CASE(strangers_are_turned_away_in_time) {
-  for (const std::string_view text : {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "", "\x10\0\0\0\x02\0\0\0aaaaaaaabbbbbbbb"}) {
+  for (const std::string_view text :
+       {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "", "\x10\0\0\0\x02\0\0\0aaaaaaaabbbbbbbb"}) {
     both_ends ends = connected();
     ::send(ends.rank->fd(), text.data(), text.size(), MSG_NOSIGNAL);
     const auto before = std::chrono::steady_clock::now();
@@ -215,8 +216,10 @@ BOOST_AUTO_TEST_CASE(what_a_rank_says_wrong_is_a_failure) {
              "rank 1: the card fell off");
   BOOST_TEST(after([](auto& e) { e.rank->send(kind::plan, {}, in(1s)).value(); }) ==
              "rank 1: sent something else than the answer to a plan");
-  BOOST_TEST(after([](auto& e) { e.rank->send(kind::done, {}, in(1s)).value(); }) == "rank 1: a message of the link is malformed");
-  BOOST_TEST(after([](auto& e) { ::send(e.rank->fd(), "GET / HTTP/1.1\r\n", 16, 0); }) == "rank 1: sent what is no frame of a link");
+  BOOST_TEST(after([](auto& e) { e.rank->send(kind::done, {}, in(1s)).value(); }) ==
+             "rank 1: a message of the link is malformed");
+  BOOST_TEST(after([](auto& e) { ::send(e.rank->fd(), "GET / HTTP/1.1\r\n", 16, 0); }) ==
+             "rank 1: sent what is no frame of a link");
 }
 
 BOOST_AUTO_TEST_CASE(over_tcp) {
@@ -249,7 +252,8 @@ BOOST_AUTO_TEST_CASE(children) {
   // It gets what it is given, under the numbers promised, and nothing else.
   auto first = socket_pair().value(), second = socket_pair().value();
   const auto pid = start_child("/bin/sh", {"-c", "echo one >&3; echo two >&4; ls /proc/self/fd | wc -w >&3"},
-                               {second.second.get(), first.second.get()}).value();
+                               {second.second.get(), first.second.get()})
+                       .value();
   BOOST_TEST(ended(pid) == "ended with exit code 0");
   char text[64] = {};
   BOOST_TEST(::recv(second.first.get(), text, sizeof text, 0) > 0);

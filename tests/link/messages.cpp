@@ -81,8 +81,14 @@ go sample_go() { return {{9, 8}, {"10.0.0.1:1", "[::1]:2"}}; }
 std::vector<std::vector<std::byte>> samples() {
   challenge c;
   c.program = "1.2.3";
-  return {encode(c),           encode(sample_greeting()), encode(sample_hello()), encode(refused{"no"}),
-          encode(sample_offer()), encode(sample_go()),       encode(sample_ready()), encode(sample_done())};
+  return {encode(c),
+          encode(sample_greeting()),
+          encode(sample_hello()),
+          encode(refused{"no"}),
+          encode(sample_offer()),
+          encode(sample_go()),
+          encode(sample_ready()),
+          encode(sample_done())};
 }
 
 }  // namespace
@@ -138,7 +144,8 @@ BOOST_AUTO_TEST_CASE(a_cut_message_is_refused) {
   for (std::size_t n = 0; n < all[4].size(); ++n) BOOST_TEST(!decode<offer>(std::span(all[4]).first(n)).ok());
   for (std::size_t n = 0; n < all[5].size(); ++n) BOOST_TEST(!decode<go>(std::span(all[5]).first(n)).ok());
   for (std::size_t n = 0; n < all[6].size(); ++n) BOOST_TEST(!decode<ready>(std::span(all[6]).first(n)).ok());
-  for (std::size_t n = 0; n < all[7].size(); ++n) BOOST_TEST(!decode<model::step_done>(std::span(all[7]).first(n)).ok());
+  for (std::size_t n = 0; n < all[7].size(); ++n)
+    BOOST_TEST(!decode<model::step_done>(std::span(all[7]).first(n)).ok());
   auto longer = all[7];
   longer.push_back(std::byte{0});
   BOOST_TEST(!decode<model::step_done>(longer).ok());
@@ -209,7 +216,8 @@ BOOST_AUTO_TEST_CASE(frames_however_they_come_cut) {
     for (std::size_t at = 0; at < stream.size();) {
       const auto room = p.room();
       BOOST_REQUIRE(!room.empty());
-      const std::size_t n = std::min({room.size(), stream.size() - at, std::size_t{1} + random() % (round % 2 ? 9 : 60'000)});
+      const std::size_t n =
+          std::min({room.size(), stream.size() - at, std::size_t{1} + random() % (round % 2 ? 9 : 60'000)});
       std::copy_n(stream.begin() + static_cast<std::ptrdiff_t>(at), n, room.begin());
       p.received(n);
       at += n;
@@ -238,7 +246,8 @@ BOOST_AUTO_TEST_CASE(addresses) {
   BOOST_TEST(parse_address("host:80").value().port == 80u);
   BOOST_TEST(parse_address("[::1]:65535").value().host == "::1");
   BOOST_TEST(to_string(parse_address("[::1]:65535").value()) == "[::1]:65535");
-  for (const char* wrong : {"", "host", ":80", "host:", "host:65536", "host:-1", "host:8x", "::1:80", "[::1:80", "[]:80", "a b:80"})
+  for (const char* wrong :
+       {"", "host", ":80", "host:", "host:65536", "host:-1", "host:8x", "::1:80", "[::1:80", "[]:80", "a b:80"})
     BOOST_TEST(!parse_address(wrong).ok(), wrong);
 }
 

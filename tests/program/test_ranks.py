@@ -165,7 +165,8 @@ class Children(RankTest):
         need_smollm2(self)
         tokens = self.file("tokens", "1 1000 2000 3000 4000 17 4")
         self.succeed("logits", SMOLLM2, "--tokens", tokens, "--out", self.folder / "one.npy")
-        self.succeed("logits", SMOLLM2, "--tokens", tokens, "--out", self.folder / "three.npy", "--tensor-parallel-size", 3, "--rank-isolation", "process")
+        self.succeed("logits", SMOLLM2, "--tokens", tokens, "--out", self.folder / "three.npy", "--tensor-parallel-size", 3,
+                     "--rank-isolation", "process")
         self.assertEqual((self.folder / "one.npy").read_bytes(), (self.folder / "three.npy").read_bytes())
 
     def test_a_rank_is_killed_while_streams_run(self):
@@ -189,7 +190,7 @@ class Children(RankTest):
 
     def test_rank_0_is_killed(self):
         for streaming in (False, True):
-            with Server(TINY, "--tensor-parallel-size", 2, "--rank-isolation", "process") as server:
+            with Server(TINY, *PROCESSES) as server:
                 ranks = children(server.pid)
                 self.assertEqual(len(ranks), 1)
                 if streaming:
@@ -213,7 +214,7 @@ class Children(RankTest):
             self.assertFalse(alive(rank))
 
     def test_what_cannot_be_is_said(self):
-        self.fail_with(2, "generate", TINY, "--prompt", "x", "--tensor-parallel-size", 2, "--rank-isolation", "process", "--reference", names="tensor-parallel-size 2")
+        self.fail_with(2, "generate", TINY, "--prompt", "x", *PROCESSES, "--reference", names="tensor-parallel-size 2")
         self.fail_with(2, "serve", TINY, "--rank-isolation", "fork", names="--rank-isolation")
 
 
@@ -265,7 +266,8 @@ class Rendezvous(RankTest):
 
     def test_there_is_no_rendezvous_without_a_secret(self):
         for secret in ("", "short", "/no/such/file"):
-            self.fail_with(2, "serve", TINY, "--rendezvous", "127.0.0.1:1", "--tensor-parallel-size", 2, names="TROUPE_RENDEZVOUS_SECRET", TROUPE_RENDEZVOUS_SECRET=secret)
+            self.fail_with(2, "serve", TINY, "--rendezvous", "127.0.0.1:1", "--tensor-parallel-size", 2,
+                           names="TROUPE_RENDEZVOUS_SECRET", TROUPE_RENDEZVOUS_SECRET=secret)
             self.fail_with(2, "rank", "--join", "127.0.0.1:1", names="TROUPE_RENDEZVOUS_SECRET", TROUPE_RENDEZVOUS_SECRET=secret)
         self.fail_with(2, "rank", names="--join")
         self.fail_with(2, "rank", "--join", "nowhere", names="HOST:PORT", TROUPE_RENDEZVOUS_SECRET=SECRET)

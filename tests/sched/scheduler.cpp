@@ -407,3 +407,13 @@ BOOST_AUTO_TEST_CASE(a_decode_step_beyond_the_budget_still_lets_prompts_through)
   BOOST_TEST(prompt.got.size() == 3u);
   BOOST_TEST(prompt.times[0] < 20'000'000 + 14 * 2 * 1'500'000);
 }
+
+BOOST_AUTO_TEST_CASE(steps_that_were_all_slow_hold_up_no_arrival) {
+  auto o = plain();
+  o.step_budget = 50'000'000;
+  simulator sim(small(), o, 1, {.fixed = 5e8});
+  sim.add(with(10, 20));
+  user& later = sim.add(with(10, 3, 60'000'000'000));  // nothing else runs then
+  go(sim);
+  BOOST_TEST(later.got.size() == 3u);
+}
