@@ -154,7 +154,7 @@ class actor_system::wiring {
     s.waiting = status_->waiting.load(std::memory_order_relaxed);
     s.pages_total = status_->pages_total.load(std::memory_order_relaxed);
     s.pages_free = status_->pages_free.load(std::memory_order_relaxed);
-    s.ready = !lost_.load(std::memory_order_acquire);
+    s.failed = failing_.load(std::memory_order_acquire);
     return s;
   }
 
@@ -225,8 +225,13 @@ class actor_system::wiring {
   void on_incident(const runtime::incident& i) {
     std::pair<std::uint32_t, std::string> cause(i.rank, i.text);
     if (i.what == runtime::incident::kind::watchdog_overdue) cause = ranks_.give_up(i);
+<<<<<<< HEAD
     const bool first = mark_lost();  // so that no stream ends while the engine still calls itself ready
     if (first) {
+=======
+    failing_ = true;  // before a drain can end because of it
+    if (!lost_) {
+>>>>>>> cputp
       auto sender = sched_->make_sender();
       sender.send_control(sched::rank_failed(cause.first, cause.second));
     }
@@ -242,7 +247,12 @@ class actor_system::wiring {
   bool mark_lost() {
     {
       std::lock_guard lock(mutex_);
+<<<<<<< HEAD
       if (lost_.exchange(true)) return false;
+=======
+      if (lost_.exchange(true)) return;
+      failing_ = true;
+>>>>>>> cputp
     }
     changed_.notify_all();
     return true;
@@ -272,7 +282,8 @@ class actor_system::wiring {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::atomic<bool> lost_{false};  ///< written under the mutex
+  std::atomic<bool> failing_{false};
+  std::atomic<bool> lost_{false};  ///< whoever had to hear of it has; written under the mutex
   bool drained_ = false, shut_ = false;
   std::vector<std::function<void()>> waiting_;
 

@@ -30,7 +30,7 @@ struct actor_parts {
 /// A glance at the scheduler; exact when idle.
 struct system_status {
   std::uint64_t running = 0, waiting = 0, pages_total = 0, pages_free = 0, steps = 0;
-  bool ready = false;
+  bool failed = false;  ///< a rank was lost; true before the scheduler hears of it
 };
 
 /// The actors of one engine, their threads and mailboxes. Thread: construction and destruction on the owner's, the rest

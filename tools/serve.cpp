@@ -112,6 +112,7 @@ int run(arguments& a, CLI::App& command) {
     e.stop(std::chrono::seconds(a.drain_seconds), [&] { drained.raise(); });
     what = wait(signals, failed, drained);
     if (what == event::signal) std::_Exit(128 + take_signal(signals));
+    if (e.status().failed) what = event::failed;  // that is why the drain has ended, though its word may come later
   }
   if (what == event::failed) {
     leave_for_sure(signals, server);

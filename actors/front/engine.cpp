@@ -146,9 +146,9 @@ void engine::impl::describe() {
 engine_status engine::impl::status() const {
   engine_status s;
   const system_status now = system_->status();
-  s.failed = failed();
   s.draining = permits_.closed();
-  s.ready = now.ready && !s.failed && !s.draining;
+  s.failed = failed() || now.failed;
+  s.ready = !s.failed && !s.draining;
   s.requests_in_system = permits_.in_use();
   s.sequences_running = now.running;
   s.sequences_waiting = now.waiting;
