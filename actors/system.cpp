@@ -225,37 +225,23 @@ class actor_system::wiring {
   void on_incident(const runtime::incident& i) {
     std::pair<std::uint32_t, std::string> cause(i.rank, i.text);
     if (i.what == runtime::incident::kind::watchdog_overdue) cause = ranks_.give_up(i);
-<<<<<<< HEAD
-    const bool first = mark_lost();  // so that no stream ends while the engine still calls itself ready
-    if (first) {
-=======
     failing_ = true;  // before a drain can end because of it
     if (!lost_) {
->>>>>>> cputp
       auto sender = sched_->make_sender();
       sender.send_control(sched::rank_failed(cause.first, cause.second));
     }
     ranks_.end_group();
-    if (first && on_rank_lost_) on_rank_lost_((ranks_.size() > 1 ? "rank " + std::to_string(cause.first) + ": " : "") + cause.second);
+    lose((ranks_.size() > 1 ? "rank " + std::to_string(cause.first) + ": " : "") + cause.second);
   }
 
   void lose(const std::string& what) {
-    if (mark_lost() && on_rank_lost_) on_rank_lost_(what);
-  }
-
-  /// False: it was lost before.
-  bool mark_lost() {
     {
       std::lock_guard lock(mutex_);
-<<<<<<< HEAD
-      if (lost_.exchange(true)) return false;
-=======
       if (lost_.exchange(true)) return;
       failing_ = true;
->>>>>>> cputp
     }
     changed_.notify_all();
-    return true;
+    if (on_rank_lost_) on_rank_lost_(what);
   }
 
   /// On the control thread.
