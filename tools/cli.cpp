@@ -63,7 +63,7 @@ void add_engine_options(CLI::App& command, engine_options& o) {
   command.add_option("--rank-isolation", o.rank_isolation, "ranks beside rank 0: threads of this process, or processes of their own")
       ->check(CLI::IsMember({"thread", "process"}))
       ->capture_default_str();
-  command.add_option("--rendezvous", o.rendezvous, "ranks come there from any host: troupe rank --join, or this command under mpirun")->type_name("HOST:PORT");
+  command.add_option("--rendezvous", o.rendezvous, "ranks come there from any host: troupe rank --join, or this command under mpirun; --threads is then of each process")->type_name("HOST:PORT");
   command.add_option("--rank-start-timeout", o.rank_start_timeout, "seconds for ranks that are processes to come, and again to load")
       ->check(CLI::Range(1, 86'400))
       ->capture_default_str();
