@@ -1,5 +1,6 @@
 #include "src/gpu/communicator.hpp"
 
+#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
@@ -30,20 +31,15 @@ class nccl_communicator final : public communicator {
   nccl_communicator(const model::group_place& place, const nccl_library& nccl, std::chrono::milliseconds limit)
       : place_(place), nccl_(nccl), limit_(limit) {}
 
+  /// Whoever destroys a rank does so after its last step was answered by all, so nothing is on its way; the orderly end
+  /// (ncclCommFinalize) would wait for the other ranks, which leave when they like.
   ~nccl_communicator() override {
-    if (std::shared_ptr<ending> e = ending_) {
-      std::unique_lock lock(e->mutex);
-      if (!e->changed.wait_for(lock, leave_limit, [&] { return e->done; }))
-        log().warn("rank {}: NCCL does not let go of an aborted group: it is left behind", place_.rank);
-      return;
-    }
-    if (!comm_) return;
-    // All ranks leave together; one that left otherwise must not keep this one.
-    (void)nccl_.finalize(comm_);
-    if (auto ok = settled("ncclCommFinalize", leave_limit); ok)
-      (void)nccl_.destroy(comm_);
-    else
-      end_by_abort();
+    if (comm_) end_by_abort();
+    const std::shared_ptr<ending> e = ending_;
+    if (!e) return;
+    std::unique_lock lock(e->mutex);
+    if (!e->changed.wait_for(lock, leave_limit, [&] { return e->done; }))
+      log().warn("rank {}: NCCL does not let go of its group: it is left behind", place_.rank);
   }
 
   result<void> init(const group_id& id) {

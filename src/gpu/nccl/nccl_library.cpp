@@ -21,8 +21,6 @@ loaded load() {
   file.look_up("ncclCommInitRankConfig", l.library.init);
   file.look_up("ncclCommGetAsyncError", l.library.async_error);
   file.look_up("ncclCommAbort", l.library.abort);
-  file.look_up("ncclCommFinalize", l.library.finalize);
-  file.look_up("ncclCommDestroy", l.library.destroy);
   file.look_up("ncclAllReduce", l.library.all_reduce);
   file.look_up("ncclAllGather", l.library.all_gather);
   l.problem = file.problem();

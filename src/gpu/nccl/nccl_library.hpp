@@ -13,8 +13,6 @@ struct nccl_library {
   decltype(&ncclCommInitRankConfig) init;
   decltype(&ncclCommGetAsyncError) async_error;
   decltype(&ncclCommAbort) abort;
-  decltype(&ncclCommFinalize) finalize;
-  decltype(&ncclCommDestroy) destroy;
   decltype(&ncclAllReduce) all_reduce;
   decltype(&ncclAllGather) all_gather;
 
