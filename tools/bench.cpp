@@ -155,6 +155,7 @@ void add_bench(CLI::App& app, int& exit_code) {
   auto a = std::make_shared<arguments>();
   CLI::App* c = app.add_subcommand("bench", "prompt processing (pp) and generation (tg) speed through the whole engine");
   add_engine_options(*c, a->engine);
+  c->add_flag("--warm-up", a->engine.warm_up, "capture all graphs first (GPU), so that batches are measured as a running server has them");
   c->add_option("-p,--prompt", a->prompts, "prompt lengths")->delimiter(',')->capture_default_str();
   c->add_option("-n,--generate", a->generations, "tokens to generate")->delimiter(',')->capture_default_str();
   c->add_option("-d,--depth", a->depths, "context before generation starts")->delimiter(',')->capture_default_str();

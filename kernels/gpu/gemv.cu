@@ -68,7 +68,8 @@ __global__ void __launch_bounds__(32 * warps)
   if (row < rows) {
 #pragma unroll
     for (int s = 0; s < streams; ++s) {
-      w[s] = {static_cast<const uint4*>(a.weight) + (std::uint64_t{row} + s * std::uint64_t{rows}) * packets, packets, {}};
+      w[s] = {
+          static_cast<const uint4*>(a.weight) + (std::uint64_t{row} + s * std::uint64_t{rows}) * packets, packets, {}};
       w[s].load(0);
     }
   }
@@ -133,7 +134,8 @@ cudaError_t launch(const matmul_args& a, gemv_depth depth, const std::uint32_t* 
   const auto with_depth = [&]<class T>() {
     return depth == gemv_depth::two ? with_tokens.template operator()<T, 2>() : with_tokens.template operator()<T, 4>();
   };
-  return a.type == dtype::f16 ? with_depth.template operator()<__half>() : with_depth.template operator()<__nv_bfloat16>();
+  return a.type == dtype::f16 ? with_depth.template operator()<__half>()
+                              : with_depth.template operator()<__nv_bfloat16>();
 }
 
 }  // namespace

@@ -8,7 +8,8 @@ constexpr std::uint32_t threads = 256;
 /// Four elements per thread and turn.
 __global__ void add_parts_kernel(float4* h, const float4* parts, std::uint32_t size, std::uint64_t stride,
                                  std::uint64_t n) {
-  for (std::uint64_t i = std::uint64_t{blockIdx.x} * threads + threadIdx.x; i < n; i += std::uint64_t{gridDim.x} * threads) {
+  for (std::uint64_t i = std::uint64_t{blockIdx.x} * threads + threadIdx.x; i < n;
+       i += std::uint64_t{gridDim.x} * threads) {
     float4 sum = parts[i];
     for (std::uint32_t r = 1; r < size; ++r) {
       const float4 p = parts[r * stride + i];

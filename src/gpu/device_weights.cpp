@@ -127,8 +127,7 @@ const float* device_weights::add_vectors(std::initializer_list<const format::ten
   return planned<float>(at);
 }
 
-linear device_weights::add_linear(std::initializer_list<const format::tensor_view*> tensors,
-                                  const model::slice& cols) {
+linear device_weights::add_linear(std::initializer_list<const format::tensor_view*> tensors, const model::slice& cols) {
   linear out;
   out.cols = cols.count ? cols.count : cols_of(**tensors.begin());
   const auto form = [&](const format::tensor_view& t) {
@@ -159,8 +158,12 @@ linear device_weights::add_linear(std::initializer_list<const format::tensor_vie
     for (; first != last; ++first) {
       const format::tensor_view& t = **first;
       if (f == packed_form::none)
-        uploads_.push_back(
-            {upload::kind::dense, &t, at + std::uint64_t{row} * out.cols * element_bytes(options_.compute), 0, {}, cols});
+        uploads_.push_back({upload::kind::dense,
+                            &t,
+                            at + std::uint64_t{row} * out.cols * element_bytes(options_.compute),
+                            0,
+                            {},
+                            cols});
       else
         uploads_.push_back({form_of(t.type) != packed_form::none ? upload::kind::packed_as_is : upload::kind::quantize,
                             &t, at, row, part.packed, cols});

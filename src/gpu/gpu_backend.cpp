@@ -165,8 +165,9 @@ gpu_backend::~gpu_backend() {
     std::unique_ptr<row_gates> gates;
     std::map<captured, graph_exec> graphs;
   };
-  new left_behind{std::move(device_), std::move(pinned_),  std::move(logits_host_), std::move(stream_), std::move(group_),
-                  std::move(decoder_), std::move(admissions_), std::move(gates_),      std::move(graphs_)};
+  new left_behind{std::move(device_),     std::move(pinned_), std::move(logits_host_),
+                  std::move(stream_),     std::move(group_),  std::move(decoder_),
+                  std::move(admissions_), std::move(gates_),  std::move(graphs_)};
 }
 
 gpu_backend::pinned_turn gpu_backend::turn_of(std::uint32_t turn) const {
@@ -299,8 +300,8 @@ void gpu_backend::fill_inputs(const model::step_plan_view& plan, const model::st
     if (i >= f.drawn.size()) continue;
     const model::plan_row& row = plan.rows()[o.row];
     const bool gated = row.gate == model::row_gate::mask;
-    const std::uint32_t flags = (row.output == model::row_output::sample_logprobs ? g::sample_logprob : 0u) |
-                                (gated ? g::sample_masked : 0u);
+    const std::uint32_t flags =
+        (row.output == model::row_output::sample_logprobs ? g::sample_logprob : 0u) | (gated ? g::sample_masked : 0u);
     draws[i] = {f.drawn[i], batch.positions[o.token] + 1, i, flags, i, i};
     if (gated) gates_->await(f.seq, f.turn, i, row.gate_id);
   }
@@ -472,8 +473,7 @@ result<std::unique_ptr<model::backend>> make_gpu_backend(rank_plan p, const gpu_
                                                          std::shared_ptr<communicator> group,
                                                          std::shared_ptr<model::mask_table> masks) {
   log().info("cuda:{} {}: {} of {} MiB free", o.device, p.card.name, p.bytes.describe(), p.bytes.free >> 20);
-  auto backend =
-      std::make_unique<gpu_backend>(p.shape, o, std::move(sinks), p.local->config.window, masks != nullptr);
+  auto backend = std::make_unique<gpu_backend>(p.shape, o, std::move(sinks), p.local->config.window, masks != nullptr);
   if (auto ok = backend->take(std::move(p), std::move(group), std::move(masks)); !ok) return ok.take_error();
   return std::unique_ptr<model::backend>(std::move(backend));
 }

@@ -97,15 +97,15 @@ gpu_decoder::space gpu_decoder::lay_out(layout& l, const model::model_config& c,
 }
 
 result<std::unique_ptr<gpu_decoder>> gpu_decoder::make(std::shared_ptr<const model::model> m,
-                                                       std::shared_ptr<communicator> group,
-                                                       const model::rank_shape& s, const gpu_options& o,
-                                                       device_weights w, const space& at, std::byte* base,
-                                                       std::uint32_t n_sms) {
+                                                       std::shared_ptr<communicator> group, const model::rank_shape& s,
+                                                       const gpu_options& o, device_weights w, const space& at,
+                                                       std::byte* base, std::uint32_t n_sms) {
   auto p =
       products::make(o.compute, o.deterministic, base + at.workspace, products::workspace_bytes, base + at.dequantized);
   if (!p) return p.take_error();
   if (!o.plan_file.empty()) p->read_choices(o.plan_file);
-  std::unique_ptr<gpu_decoder> d(new gpu_decoder(std::move(m), std::move(group), s, o, std::move(w), std::move(*p), at, base, n_sms));
+  std::unique_ptr<gpu_decoder> d(
+      new gpu_decoder(std::move(m), std::move(group), s, o, std::move(w), std::move(*p), at, base, n_sms));
   std::vector<float> divisors;
   if (const format::tensor_view* t = d->model_->weights.find(model::tensor_role::rope_divisors)) {
     divisors.resize(t->shape.elements());
@@ -123,7 +123,8 @@ result<std::unique_ptr<gpu_decoder>> gpu_decoder::make(std::shared_ptr<const mod
 }
 
 gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, std::shared_ptr<communicator> group,
-                         const model::rank_shape& s, const gpu_options& o, device_weights w, products p, const space& at, std::byte* base, std::uint32_t n_sms)
+                         const model::rank_shape& s, const gpu_options& o, device_weights w, products p,
+                         const space& at, std::byte* base, std::uint32_t n_sms)
     : model_(std::move(m)),
       group_(std::move(group)),
       vocab_parts_(vocab_parts_of(model_->config, o.place.size)),
@@ -199,9 +200,9 @@ float* gpu_decoder::part_of_sum(std::uint32_t n_tokens) const {
   return parts_ + std::uint64_t{group_->place().rank} * n_tokens * c_.hidden;
 }
 
-/// A product that belongs to the residual stream. Of several ranks the first adds to the stream and the others overwrite
-/// theirs, so that the sum over the ranks is the stream with all parts added; in deterministic mode the parts go beside
-/// the stream.
+/// A product that belongs to the residual stream. Of several ranks the first adds to the stream and the others
+/// overwrite theirs, so that the sum over the ranks is the stream with all parts added; in deterministic mode the parts
+/// go beside the stream.
 product gpu_decoder::residual(const void* x, std::uint32_t n_tokens) const {
   if (!group_) return {x, h_, dtype::f32, c_.hidden, true};
   if (!options_.deterministic) return {x, h_, dtype::f32, c_.hidden, group_->place().rank == 0};
@@ -292,8 +293,7 @@ result<void> gpu_decoder::tune(const bucket& b, cudaStream_t stream) {
       const linear& l = w.*which;
       // A file may store some layers otherwise; they are other products.
       const auto alike = [](const linear_part& x, const linear_part& y) { return x.packed.form == y.packed.form; };
-      if (layers.empty() || std::ranges::equal(l.parts, layers.front()->parts, alike))
-        layers.push_back(&l);
+      if (layers.empty() || std::ranges::equal(l.parts, layers.front()->parts, alike)) layers.push_back(&l);
     }
     ok(products_.tune(layers, p, count, b.tokens, stream));
   };
@@ -304,7 +304,8 @@ result<void> gpu_decoder::tune(const bucket& b, cudaStream_t stream) {
   tune_all(&layer_weights::down, residual(activated_, b.tokens));
   if (b.draws > 0) {
     const linear* const head[] = {&weights_.head};
-    ok(products_.tune(head, {normed_, logits_, dtype::f32, group_ ? vocab_parts_.ld : c_.vocab}, count, b.draws, stream));
+    ok(products_.tune(head, {normed_, logits_, dtype::f32, group_ ? vocab_parts_.ld : c_.vocab}, count, b.draws,
+                      stream));
   }
   // Ranks of a group time equal shapes; one of them keeps what it found.
   if (!options_.plan_file.empty() && options_.place.rank == 0 && ok.ok())

@@ -129,7 +129,7 @@ result<void> products::launch(const choice& c, const linear_part& part, std::uin
 
 kernels::gpu::matmul_args products::arguments(const linear_part& part, std::uint32_t cols, const void* weight,
                                               const product& p) const {
-  return {weight,   p.x,    compute_,     part.rows, cols, shifted(p.y, p.y_type, part.first_row),
+  return {weight,   p.x,    compute_,    part.rows, cols, shifted(p.y, p.y_type, part.first_row),
           p.y_type, p.ld_y, p.accumulate};
 }
 
@@ -143,9 +143,9 @@ result<bool> products::run_gated(const linear& l, kernels::gpu::gate_activation 
   const choice::maker who = (*c)->who;
   if (who != choice::maker::gemv2 && who != choice::maker::gemv4) return false;
   const gemv_depth depth = who == choice::maker::gemv2 ? gemv_depth::two : gemv_depth::four;
-  if (auto ok = check(kernels::gpu::gemv_gated(arguments(part, l.cols, part.dense, p), activation, depth, n, max_tokens,
-                                               stream),
-                      "gemv_gated");
+  if (auto ok = check(
+          kernels::gpu::gemv_gated(arguments(part, l.cols, part.dense, p), activation, depth, n, max_tokens, stream),
+          "gemv_gated");
       !ok)
     return ok.take_error();
   return true;

@@ -134,9 +134,8 @@ void products::read_choices(const std::string& path) {
     auto c = std::make_unique<choice>(lt_);
     if (!describe(s, *c)) continue;
     const auto named = std::ranges::find(own_names, what);
-    c->who = named == std::end(own_names)
-                 ? choice::maker::blas
-                 : static_cast<choice::maker>(1 + std::distance(std::begin(own_names), named));
+    c->who = named == std::end(own_names) ? choice::maker::blas
+                                          : static_cast<choice::maker>(1 + std::distance(std::begin(own_names), named));
     c->timed = true;
     const bool is_gemv = c->who == choice::maker::gemv2 || c->who == choice::maker::gemv4;
     if (is_gemv && s.m > kernels::gpu::gemv_most_tokens) continue;

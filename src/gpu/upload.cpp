@@ -82,8 +82,8 @@ class conveyor {
   int turn_ = 0;
 };
 
-/// Rows [first, first + n) of a matrix, of them the columns that `part` says (whole blocks; count 0: all), as a tensor of
-/// its own: `copy` holds what does not lie together in the source.
+/// Rows [first, first + n) of a matrix, of them the columns that `part` says (whole blocks; count 0: all), as a tensor
+/// of its own: `copy` holds what does not lie together in the source.
 format::tensor_view piece(const format::tensor_view& t, const model::slice& part, std::uint64_t first, std::uint64_t n,
                           std::vector<std::byte>& copy) {
   const std::uint64_t cols = t.shape.row(), rows = t.shape.elements() / cols, row_bytes = t.data.size() / rows;

@@ -25,9 +25,8 @@ failure refuse(const group_place& p, const std::string& why) {
 result<format::tensor_view> rows_of(const format::tensor_view& t, const slice& s) {
   const std::uint64_t rows = t.shape[0], bytes = rows ? t.data.size() / rows : 0;
   if (s.end() > rows || bytes * rows != t.data.size())
-    return failure(errc::unsupported, std::string(t.name) + ": a tensor of type " +
-                                          std::string(kernels::name(t.type)) + " and shape " +
-                                          format::to_string(t.shape) + " cannot be divided by rows");
+    return failure(errc::unsupported, std::string(t.name) + ": a tensor of type " + std::string(kernels::name(t.type)) +
+                                          " and shape " + format::to_string(t.shape) + " cannot be divided by rows");
   format::tensor_view out = t;
   out.shape = t.shape.size() == 1 ? format::tensor_shape{s.count} : format::tensor_shape{s.count, t.shape[1]};
   out.data = t.data.subspan(s.begin * bytes, s.count * bytes);
@@ -38,8 +37,8 @@ result<format::tensor_view> rows_of(const format::tensor_view& t, const slice& s
 
 result<shard> plan_shard(const model_config& c, const group_place& p, std::uint32_t ffn_unit) {
   if (p.size == 0 || p.rank >= p.size)
-    return failure(errc::invalid_argument, "rank " + std::to_string(p.rank) + " of " + std::to_string(p.size) +
-                                               " does not exist");
+    return failure(errc::invalid_argument,
+                   "rank " + std::to_string(p.rank) + " of " + std::to_string(p.size) + " does not exist");
   shard s;
   s.place = p;
   if (p.size <= c.n_kv_heads) {
@@ -72,16 +71,20 @@ result<std::shared_ptr<const model>> model_of_shard(const model& whole, const sh
     using enum tensor_role;
     switch (role) {
       case q:
-      case q_bias: return times(s.heads, c.head_dim);
+      case q_bias:
+        return times(s.heads, c.head_dim);
       case k:
       case k_bias:
       case v:
-      case v_bias: return times(s.kv_heads, c.head_dim);
+      case v_bias:
+        return times(s.kv_heads, c.head_dim);
       case gate:
       case up:
       case gate_bias:
-      case up_bias: return s.ffn;
-      case head: return s.vocab;
+      case up_bias:
+        return s.ffn;
+      case head:
+        return s.vocab;
       case embedding:
         if (how == sharing::sums) return s.vocab;
         return std::nullopt;
@@ -89,11 +92,12 @@ result<std::shared_ptr<const model>> model_of_shard(const model& whole, const sh
       case down:
         if (how == sharing::activations) return s.hidden;
         return std::nullopt;
-      default: return std::nullopt;
+      default:
+        return std::nullopt;
     }
   };
-  auto weights = whole.weights.mapped(
-      [&](tensor_role role, const format::tensor_view& t) -> result<format::tensor_view> {
+  auto weights =
+      whole.weights.mapped([&](tensor_role role, const format::tensor_view& t) -> result<format::tensor_view> {
         const std::optional<slice> part = rows(role);
         return part ? rows_of(t, *part) : result<format::tensor_view>(t);
       });

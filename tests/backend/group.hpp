@@ -49,11 +49,12 @@ class caller {
   std::thread thread_;
 };
 
-/// Ranks on threads of their own, as in the engine: every plan goes to all, rank 0's answer is the answer, and the others
-/// must give the same.
+/// Ranks on threads of their own, as in the engine: every plan goes to all, rank 0's answer is the answer, and the
+/// others must give the same.
 class rank_group final : public model::backend {
  public:
-  using make_rank = std::function<result<std::unique_ptr<model::backend>>(std::uint32_t rank, std::shared_ptr<model::sink_table>)>;
+  using make_rank =
+      std::function<result<std::unique_ptr<model::backend>>(std::uint32_t rank, std::shared_ptr<model::sink_table>)>;
 
   rank_group(std::uint32_t size, std::shared_ptr<recorder> first, const make_rank& make)
       : callers_(size), backends_(size), recorders_(size) {

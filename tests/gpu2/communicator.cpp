@@ -65,7 +65,9 @@ BOOST_AUTO_TEST_CASE(after_an_all_reduce_all_ranks_have_the_same_bits) {
       p.ends[r]->all_reduce(at, n, p.streams[r]).value();
       (void)check(cudaStreamSynchronize(p.streams[r]), "wait");
       (void)check(cudaMemcpy(out[r].data(), at, n * sizeof(float), cudaMemcpyDeviceToHost), "copy");
-      (void)check(cudaMemcpy(gathered[r].data(), at + pair_of_ranks::most, 2 * n * sizeof(float), cudaMemcpyDeviceToHost), "copy");
+      (void)check(
+          cudaMemcpy(gathered[r].data(), at + pair_of_ranks::most, 2 * n * sizeof(float), cudaMemcpyDeviceToHost),
+          "copy");
     });
     std::vector<float> want(n), joined = in[0];
     joined.insert(joined.end(), in[1].begin(), in[1].end());
@@ -110,7 +112,8 @@ BOOST_AUTO_TEST_CASE(abort_ends_a_hanging_collective) {
   BOOST_TEST(!p.ends[0]->all_reduce(at, 16, p.streams[0]));
 }
 
-// The same inside a model's captured step: the rank that waits is told so by its next poll, and all of it can be destroyed.
+// The same inside a model's captured step: the rank that waits is told so by its next poll, and all of it can be
+// destroyed.
 BOOST_AUTO_TEST_CASE(a_rank_that_stops_ends_the_other_s_step) {
   auto m = model::open_model(data("llama3-rope")).value();
   std::vector<std::shared_ptr<communicator>> ends(2);

@@ -94,14 +94,17 @@ BOOST_AUTO_TEST_CASE(two_ranks_say_what_one_says, *boost::unit_test::preconditio
     const score s = measure_smollm2(d, 1000, [&](const std::vector<float>& row) {
       const std::vector<float>& want = one[at++];
       double top_p = -INFINITY, top_q = -INFINITY, sum_p = 0, sum_q = 0, here = 0;
-      for (std::size_t i = 0; i < row.size(); ++i) top_p = std::max<double>(top_p, want[i]), top_q = std::max<double>(top_q, row[i]);
-      for (std::size_t i = 0; i < row.size(); ++i) sum_p += std::exp(want[i] - top_p), sum_q += std::exp(row[i] - top_q);
+      for (std::size_t i = 0; i < row.size(); ++i)
+        top_p = std::max<double>(top_p, want[i]), top_q = std::max<double>(top_q, row[i]);
+      for (std::size_t i = 0; i < row.size(); ++i)
+        sum_p += std::exp(want[i] - top_p), sum_q += std::exp(row[i] - top_q);
       for (std::size_t i = 0; i < row.size(); ++i) {
         const double log_p = want[i] - top_p - std::log(sum_p), log_q = row[i] - top_q - std::log(sum_q);
         here += std::exp(log_p) * (log_p - log_q);
       }
       kl += here;
-      same_top += std::max_element(row.begin(), row.end()) - row.begin() == std::max_element(want.begin(), want.end()) - want.begin();
+      same_top += std::max_element(row.begin(), row.end()) - row.begin() ==
+                  std::max_element(want.begin(), want.end()) - want.begin();
     });
     BOOST_TEST_REQUIRE(at == one.size());
     kl /= static_cast<double>(at);

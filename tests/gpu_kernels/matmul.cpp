@@ -32,7 +32,8 @@ struct product {
 
   /// What lies beyond the n rows of x, and beyond `rows` in each row of y, is NaN before and has to be after.
   std::vector<float> run(const std::vector<float>& x, std::uint32_t n, std::uint32_t max_tokens,
-                         const std::vector<float>* add_to = nullptr, const std::function<decltype(matmul)>& compute = matmul) const {
+                         const std::vector<float>* add_to = nullptr,
+                         const std::function<decltype(matmul)>& compute = matmul) const {
     const std::uint32_t ld_y = rows + 3;
     device_array<std::uint8_t> dx(std::size_t{max_tokens} * cols * size_of(type));
     dx.put(encode(type, std::span(x).first(std::size_t{n} * cols)));
@@ -193,7 +194,8 @@ BOOST_AUTO_TEST_CASE(gemv_is_close_to_f64) {
             const double error = relative_error(f32.run(x, n, max_tokens, nullptr, compute), want);
             worst = std::max(worst, error);
             BOOST_TEST(error <= 5e-5, rows << " x " << cols << ", n " << n << " of " << max_tokens << ": " << error);
-            const double bound = type == dtype::f16 ? 5e-4 : 2.5e-3;
+            const double bound =
+                type == dtype::f16 ? 0x1.03p-11 : 0x1.03p-8;  // a single element may be half a unit off
             BOOST_TEST(relative_error(same.run(x, n, max_tokens, nullptr, compute), reference(same, x, n)) <= bound);
             const auto residual = random_normal(rng, std::size_t{n} * rows, 10);
             std::vector<double> sum(want);
@@ -221,18 +223,20 @@ BOOST_AUTO_TEST_CASE(a_gated_gemv_is_the_product_and_the_activation) {
           for (std::uint32_t t = 0; t < n; ++t)
             for (std::uint32_t i = 0; i < ffn; ++i) {
               const double g = both[std::size_t{t} * 2 * ffn + i], u = both[std::size_t{t} * 2 * ffn + ffn + i];
-              const double a = activation == gate_activation::silu ? g / (1 + std::exp(-g))
-                               : activation == gate_activation::gelu_erf
-                                   ? 0.5 * g * std::erfc(-g / std::sqrt(2.0))
-                                   : 0.5 * g * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g)));
+              const double a =
+                  activation == gate_activation::silu ? g / (1 + std::exp(-g))
+                  : activation == gate_activation::gelu_erf
+                      ? 0.5 * g * std::erfc(-g / std::sqrt(2.0))
+                      : 0.5 * g * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g)));
               want.push_back(a * u);
             }
           dy.poison();
-          check(gemv_gated({p.device_weight, dx, type, 2 * ffn, cols, dy, type, ffn, false}, activation, gemv_depth::four,
-                           dn, max_tokens, nullptr));
+          check(gemv_gated({p.device_weight, dx, type, 2 * ffn, cols, dy, type, ffn, false}, activation,
+                           gemv_depth::four, dn, max_tokens, nullptr));
           const auto y = decode(type, dy.take());
           const double error = relative_error(std::span(y).first(want.size()), want);
-          BOOST_TEST(error <= (type == dtype::f16 ? 5e-4 : 2.5e-3), ffn << " x " << cols << ", n " << n << ": " << error);
+          BOOST_TEST(error <= (type == dtype::f16 ? 0x1p-11 : 0x1p-8) * 1.01,
+                     ffn << " x " << cols << ", n " << n << ": " << error);
           for (std::size_t i = want.size(); i < y.size(); ++i) BOOST_TEST(std::isnan(y[i]));
         }
       }

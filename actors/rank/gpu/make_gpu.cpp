@@ -28,7 +28,8 @@ result<gpu::gpu_options> gpu_options_of(const engine_options& o, int ordinal, co
   g.graphs = !o.enforce_eager;
   g.memory_share = o.gpu_memory_utilization;
   g.plan_file = o.gpu_plan_file;
-  g.mask_patience = std::min(g.mask_patience, std::chrono::milliseconds(500) * o.step_timeout);  // the row, not the rank
+  g.mask_patience =
+      std::min(g.mask_patience, std::chrono::milliseconds(500) * o.step_timeout);  // the row, not the rank
   if (o.dtype == "auto")
     g.compute = gpu::natural_compute_type(m);
   else if (o.dtype == "bfloat16")
@@ -87,7 +88,9 @@ result<void> agree(group::collective& group, const model::rank_shape& shape, gpu
                                 shape.max_model_len % half};
   std::copy(std::begin(mine), std::end(mine), all.begin() + 4 * place.rank);
   if (auto ok = group.share_columns(all.data(), all.size(), 1, slices); !ok) return ok;
-  const auto number = [&](std::size_t at) { return static_cast<std::uint32_t>(all[at]) * half + static_cast<std::uint32_t>(all[at + 1]); };
+  const auto number = [&](std::size_t at) {
+    return static_cast<std::uint32_t>(all[at]) * half + static_cast<std::uint32_t>(all[at + 1]);
+  };
   g.n_pages = shape.n_pages[0];
   g.max_model_len = shape.max_model_len;
   for (std::size_t r = 0; r < place.size; ++r) {

@@ -1,0 +1,133 @@
+// What this card gives at most: bytes per second of a kernel that only reads 8 GiB, and bf16 operations per second of
+// cuBLASLt's best 8192^3 product, repeated for two seconds so that the power limit counts. One JSON object;
+// perf/gpu_model.py divides by it.
+//
+//   perf_gpu_ceiling [device]
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "kernels/gpu/dense.hpp"
+#include "src/gpu/blas_library.hpp"
+
+namespace {
+
+void check(cudaError_t code) {
+  if (code == cudaSuccess) return;
+  std::fprintf(stderr, "%s\n", cudaGetErrorString(code));
+  std::exit(1);
+}
+void check(cublasStatus_t code) {
+  if (code == CUBLAS_STATUS_SUCCESS) return;
+  std::fprintf(stderr, "cuBLASLt: status %d\n", static_cast<int>(code));
+  std::exit(1);
+}
+
+/// Sums what it reads, so that nothing is left out; four loads of 16 bytes on their way per thread.
+__global__ void read_kernel(const uint4* from, std::size_t n, unsigned* out) {
+  unsigned sum = 0;
+  const std::size_t step = std::size_t{gridDim.x} * blockDim.x;
+  std::size_t i = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  for (; i + 3 * step < n; i += 4 * step) {
+    uint4 v[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) v[k] = __ldcs(from + i + k * step);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) sum += v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
+  }
+  if (sum == 0x12345678u) *out = sum;
+}
+
+/// Milliseconds of what f enqueues.
+template <class F>
+float milliseconds(F&& f) {
+  cudaEvent_t from, to;
+  check(cudaEventCreate(&from));
+  check(cudaEventCreate(&to));
+  check(cudaEventRecord(from));
+  f();
+  check(cudaEventRecord(to));
+  check(cudaEventSynchronize(to));
+  float ms = 0;
+  check(cudaEventElapsedTime(&ms, from, to));
+  return ms;
+}
+
+double read_bandwidth() {
+  constexpr std::size_t bytes = std::size_t{8} << 30;
+  void* memory = nullptr;
+  check(cudaMalloc(&memory, bytes));
+  check(cudaMemset(memory, 1, bytes));
+  int device = 0, sms = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
+  double best = 0;
+  for (int blocks : {2, 4, 8})
+    for (int round = 0; round < 5; ++round) {
+      const float ms = milliseconds([&] {
+        read_kernel<<<sms * blocks, 512>>>(static_cast<const uint4*>(memory), bytes / 16,
+                                           static_cast<unsigned*>(memory));
+      });
+      best = std::max(best, static_cast<double>(bytes) / (ms * 1e-3));
+    }
+  check(cudaFree(memory));
+  return best;
+}
+
+double bf16_rate() {
+  constexpr std::size_t n = 8192;
+  const troupe::gpu::blas_library& lt = **troupe::gpu::blas_library::get();
+  void *a = nullptr, *b = nullptr, *c = nullptr, *workspace = nullptr;
+  constexpr std::size_t workspace_bytes = 32u << 20;
+  for (void** p : {&a, &b, &c}) check(cudaMalloc(p, n * n * 2));
+  check(cudaMalloc(&workspace, workspace_bytes));
+  for (void* p : {a, b})
+    check(troupe::kernels::gpu::fill_normal(p, troupe::kernels::dtype::bf16, n * n, 1, 1, nullptr));
+  cublasLtHandle_t handle;
+  cublasLtMatmulDesc_t operation;
+  cublasLtMatrixLayout_t layout;
+  cublasLtMatmulPreference_t preference;
+  const cublasOperation_t transposed = CUBLAS_OP_T;
+  check(lt.create(&handle));
+  check(lt.descriptor_create(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+  check(lt.descriptor_set(operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed));
+  check(lt.layout_create(&layout, CUDA_R_16BF, n, n, n));
+  check(lt.preference_create(&preference));
+  check(lt.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
+                          sizeof workspace_bytes));
+  cublasLtMatmulHeuristicResult_t found[8];
+  int count = 0;
+  check(lt.heuristic(handle, operation, layout, layout, layout, layout, preference, 8, found, &count));
+  const float one = 1, zero = 0;
+  const auto multiply = [&](int i) {
+    check(lt.matmul(handle, operation, &one, a, layout, b, layout, &zero, c, layout, c, layout, &found[i].algo,
+                    workspace, workspace_bytes, nullptr));
+  };
+  int fastest = 0;
+  float least = 1e9f;
+  for (int i = 0; i < count; ++i) {
+    multiply(i);
+    const float ms = milliseconds([&] { multiply(i); });
+    if (ms < least) least = ms, fastest = i;
+  }
+  const int times = std::max(1, static_cast<int>(2000 / least));
+  const float ms = milliseconds([&] {
+    for (int i = 0; i < times; ++i) multiply(fastest);
+  });
+  return 2.0 * n * n * n * times / (ms * 1e-3);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  check(cudaSetDevice(argc > 1 ? std::atoi(argv[1]) : 0));
+  cudaDeviceProp p{};
+  int device = 0;
+  check(cudaGetDevice(&device));
+  check(cudaGetDeviceProperties(&p, device));
+  const double bandwidth = read_bandwidth(), rate = bf16_rate();
+  std::printf("{\"card\": \"%s\", \"read_bytes_per_second\": %.4e, \"bf16_per_second\": %.4e}\n", p.name, bandwidth,
+              rate);
+}

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""A model with random weights on a GPU, each row as a share of what the card gives at most, measured in the same run.
+
+    perf/gpu_model.py [--preset llama-3.1-8b] [--batches 1,64,256] [--prompt 2048] [--tp 2] [--serve 64] [--deterministic]
+
+Needs perf_gpu_ceiling beside the program or named by --ceiling. Decode of one sequence is held against the bytes of the
+weights that a token reads (all but the embedding) at the read bandwidth, prompts against two operations per weight and
+token at the bf16 rate; attention is not counted, so shares are a little low. --tp N: the same rows on N cards, as a ratio
+to one. --serve N: N streams over HTTP of 512 words in and 128 tokens out. --deterministic: its price, as a ratio.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def config_of(preset):
+    with open(os.path.join(HERE, "../config/models", preset + ".json")) as f:
+        return json.load(f)
+
+
+def weights_read(c):
+    """Weights that a token passes: every matrix of every layer, and the head."""
+    head_dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    q, kv = c["num_attention_heads"] * head_dim, c["num_key_value_heads"] * head_dim
+    layer = c["hidden_size"] * (2 * q + 2 * kv) + 3 * c["hidden_size"] * c["intermediate_size"]
+    return c["num_hidden_layers"] * layer + c["vocab_size"] * c["hidden_size"]
+
+
+def bench(a, batches, *more):
+    """tokens/s by test."""
+    common = [a.troupe, "bench", a.preset, "--load-format", "dummy", "--device", "cuda", "--warm-up", "--json", "-r", str(a.rounds), *more]
+    out = {}
+    for arguments in [["-p", str(a.prompt), "-n", "128"]] + [["-p", "0", "-n", "128", "-b", str(n)] for n in batches]:
+        done = subprocess.run([*common, *arguments], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{' '.join([*common, *arguments])}\n{done.stderr}")
+        for r in json.loads(done.stdout):
+            out.setdefault(r["test"], r["median"])
+    return out
+
+
+def serve(a, streams):
+    port = "8093"
+    server = subprocess.Popen([a.troupe, "serve", a.preset, "--load-format", "dummy", "--device", "cuda", "--warm-up", "--port", port,
+                               "--max-num-seqs", str(streams), "--max-model-len", "2048", "--max-requests", str(4 * streams)],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(240):
+            time.sleep(0.5)
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5)
+                break
+            except OSError:
+                pass
+        load = [sys.executable, os.path.join(HERE, "load.py"), f"http://127.0.0.1:{port}", "-c", str(streams), "--prompt-words", "512", "--output", "128"]
+        subprocess.run([*load, "--requests", str(streams)], capture_output=True)  # warms caches up
+        return subprocess.run([*load, "--requests", str(4 * streams)], capture_output=True, text=True).stdout.strip()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--troupe", default=os.path.join(HERE, "../build/release/troupe"))
+    parser.add_argument("--ceiling", help="perf_gpu_ceiling (default: beside --troupe)")
+    parser.add_argument("--preset", default="llama-3.1-8b")
+    parser.add_argument("--batches", type=lambda t: [int(n) for n in t.split(",")], default=[64, 256])
+    parser.add_argument("--prompt", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tp", type=int, default=1)
+    parser.add_argument("--serve", type=int, default=0)
+    parser.add_argument("--deterministic", action="store_true")
+    a = parser.parse_args()
+    ceiling = json.loads(subprocess.run([a.ceiling or os.path.join(os.path.dirname(a.troupe), "perf_gpu_ceiling")], capture_output=True,
+                                        text=True, check=True).stdout)
+    read, rate = ceiling["read_bytes_per_second"], ceiling["bf16_per_second"]
+    n = weights_read(config_of(a.preset))
+    print(f"{ceiling['card']}: reads {read / 1e12:.2f} TB/s, bf16 {rate / 1e12:.0f} TFLOP/s; {a.preset}, {n / 1e9:.2f} G weights a token")
+    one = bench(a, a.batches)
+    for test, tokens in one.items():
+        if test.startswith("tg"):
+            share = tokens * 2 * n / read
+        elif test.startswith("batch"):
+            share = tokens / int(test.removeprefix("batch")) * 2 * n / read
+        else:
+            share = tokens * 2 * n / rate
+        print(f"{test:<12}{tokens:>12.1f} tokens/s   {100 * share:5.1f} % of the ceiling")
+    for what, more in ((f"{a.tp} cards", ["--tensor-parallel-size", str(a.tp)]), ("deterministic", ["--deterministic"])):
+        if (a.tp == 1 and "cards" in what) or (not a.deterministic and what == "deterministic"):
+            continue
+        for test, tokens in bench(a, [], *more).items():
+            print(f"{test:<12}{tokens:>12.1f} tokens/s   {tokens / one[test]:5.2f} of one card as usual, {what}")
+    if a.serve:
+        print(f"{a.serve} streams of 512 words in, 128 tokens out, over HTTP:\n{serve(a, a.serve)}")
+
+
+if __name__ == "__main__":
+    main()
