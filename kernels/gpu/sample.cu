@@ -1,3 +1,4 @@
+#include "kernels/gpu/card_clock.cuh"
 #include "kernels/gpu/sample.hpp"
 
 #include "kernels/gpu/element.cuh"
@@ -162,12 +163,17 @@ __global__ void count_history_kernel(const count_reset* resets, const std::uint3
 }
 
 __global__ void publish_results_kernel(const sample_result* results, const std::uint32_t* n_rows, uint4* pinned_results,
-                                       const std::uint64_t* seq, volatile std::uint64_t* pinned_seq) {
+                                       const std::uint64_t* seq, volatile std::uint64_t* pinned_seq,
+                                       const std::uint64_t* began) {
   const uint4* const from = reinterpret_cast<const uint4*>(results);
   for (std::uint32_t i = threadIdx.x; i < *n_rows; i += blockDim.x) pinned_results[i] = from[i];
   __threadfence_system();
   __syncthreads();
   if (threadIdx.x == 0) {
+    if (began != nullptr) {
+      pinned_seq[1] = *began;
+      pinned_seq[2] = card_clock();
+    }
     __threadfence_system();
     *pinned_seq = *seq;
   }
@@ -200,11 +206,11 @@ cudaError_t reset_counts(const count_reset* resets, const std::uint32_t* n, std:
 
 cudaError_t publish_results(const sample_result* results, const std::uint32_t* n_rows, std::uint32_t max_rows,
                             sample_result* pinned_results, const std::uint64_t* seq, volatile std::uint64_t* pinned_seq,
-                            cudaStream_t stream) {
+                            cudaStream_t stream, const std::uint64_t* began) {
   static_assert(sizeof(sample_result) == sizeof(uint4));
   const unsigned threads = max_rows < 32 ? 32 : max_rows < 512 ? (max_rows + 31) / 32 * 32 : 512;
   publish_results_kernel<<<1, threads, 0, stream>>>(results, n_rows, reinterpret_cast<uint4*>(pinned_results), seq,
-                                                    pinned_seq);
+                                                    pinned_seq, began);
   return cudaGetLastError();
 }
 

@@ -72,9 +72,10 @@ cudaError_t reset_counts(const count_reset* resets, const std::uint32_t* n, std:
                          const std::int32_t* history, std::uint32_t* counts, std::uint32_t vocab, cudaStream_t);
 
 /// The last kernel of a step: copies the results to pinned memory, then stores the step's number there with a
-/// system-wide fence between, for the thread that watches the word.
+/// system-wide fence between, for the thread that watches the word. `began` (null: nobody asks): as pull_inputs leaves it;
+/// then pinned_seq[1] and [2] become when the step began and ended, by the card's clock.
 cudaError_t publish_results(const sample_result* results, const std::uint32_t* n_rows, std::uint32_t max_rows,
                             sample_result* pinned_results, const std::uint64_t* seq, volatile std::uint64_t* pinned_seq,
-                            cudaStream_t);
+                            cudaStream_t, const std::uint64_t* began = nullptr);
 
 }  // namespace troupe::kernels::gpu

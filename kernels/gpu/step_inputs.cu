@@ -1,10 +1,12 @@
+#include "kernels/gpu/card_clock.cuh"
 #include "kernels/gpu/step_inputs.hpp"
 
 namespace troupe::kernels::gpu {
 namespace {
 
 /// One thread moves 16 bytes per turn. Volatile, so that a line of an earlier step is not taken out of a cache.
-__global__ void pull_inputs_kernel(const volatile uint4* from, uint4* to, std::uint32_t n) {
+__global__ void pull_inputs_kernel(const volatile uint4* from, uint4* to, std::uint32_t n, std::uint64_t* began) {
+  if (began != nullptr && blockIdx.x == 0 && threadIdx.x == 0) *began = card_clock();
   for (std::uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
     uint4 v;
     v.x = from[i].x;
@@ -34,12 +36,13 @@ __global__ void copy_pages_kernel(const page_copy* copies, const std::uint32_t* 
 
 }  // namespace
 
-cudaError_t pull_inputs(const void* pinned, void* device, std::uint32_t n_words, cudaStream_t stream) {
+cudaError_t pull_inputs(const void* pinned, void* device, std::uint32_t n_words, cudaStream_t stream,
+                        std::uint64_t* began) {
   const std::uint32_t n = n_words / 4;
   if (n == 0) return cudaSuccess;
   const std::uint32_t blocks = n < 256 * 32 ? (n + 255) / 256 : 32;
   pull_inputs_kernel<<<blocks, 256, 0, stream>>>(static_cast<const volatile uint4*>(pinned),
-                                                 static_cast<uint4*>(device), n);
+                                                 static_cast<uint4*>(device), n, began);
   return cudaGetLastError();
 }
 

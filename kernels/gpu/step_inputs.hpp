@@ -34,7 +34,9 @@ struct step_header {
 
 /// Reads `n_words` 32-bit words (a multiple of 4, 16-byte aligned) of pinned host memory into device memory. 2.5 us for
 /// 16 KB.
-cudaError_t pull_inputs(const void* pinned, void* device, std::uint32_t n_words, cudaStream_t);
+/// `began` (null: nobody asks): when it started, by the card's clock.
+cudaError_t pull_inputs(const void* pinned, void* device, std::uint32_t n_words, cudaStream_t,
+                        std::uint64_t* began = nullptr);
 
 /// page_table[entry.slot * table_pages + entry.index] = entry.page for the first *n entries; at most max_n.
 cudaError_t update_page_table(const page_entry* entries, const std::uint32_t* n, std::uint32_t max_n,

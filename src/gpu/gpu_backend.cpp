@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "src/base/log.hpp"
+#include "src/gpu/idle_times.hpp"
 #include "src/gpu/rank_plan.hpp"
 #include "src/gpu/row_gates.hpp"
 #include "src/model/slot_table.hpp"
@@ -36,6 +37,7 @@ struct flight {
   std::vector<model::row_result> ready;  // rows whose outcome is known already (logits)
   clock::time_point launched;
   bool on_device = false;  // false: nothing to wait for
+  bool queued = false;     // while another was on the device
 };
 
 }  // namespace
@@ -86,6 +88,7 @@ class gpu_backend final : public model::backend {
                 pinned_turn_bytes_ = 0;  // offsets in a turn's memory, and its size
   std::byte* inputs_ = nullptr;
   g::sample_result* results_ = nullptr;
+  std::uint64_t* began_ = nullptr;  ///< on the device: when the step that runs began
   void* sample_scratch_ = nullptr;
   memory logits_host_;
   stream stream_;
@@ -101,6 +104,7 @@ class gpu_backend final : public model::backend {
   std::vector<g::attention_item> items_;
   step_seq last_ = 0;
   std::uint32_t polls_ = 0;
+  idle_times idle_;
   clock::time_point last_done_;
   bool device_set_ = false;
 };
@@ -123,12 +127,13 @@ result<void> gpu_backend::take(rank_plan plan, std::shared_ptr<communicator> gro
   admissions_ = std::make_unique<slot_admissions>(std::move(*admissions));
   inputs_ = base + at.inputs;
   results_ = reinterpret_cast<g::sample_result*>(base + at.results);
+  began_ = reinterpret_cast<std::uint64_t*>(base + at.began);
   sample_scratch_ = base + at.sample_scratch;
 
   layout l;
   l.add_bytes(at.inputs_bytes);
   pinned_results_ = l.add<g::sample_result>(shape_.max_slots);
-  pinned_seq_ = l.add<std::uint64_t>(1);
+  pinned_seq_ = l.add<std::uint64_t>(3);  // the number, and the card's clock at both ends of the step
   pinned_turn_bytes_ = l.bytes();
   auto pinned = memory::pinned(pinned_turn_bytes_ * turns, "step inputs");
   if (!pinned) return pinned.take_error();
@@ -148,6 +153,9 @@ result<void> gpu_backend::take(rank_plan plan, std::shared_ptr<communicator> gro
 }
 
 gpu_backend::~gpu_backend() {
+  if (idle_.count() > 0)
+    log().debug("device {}: idle between {} queued steps for {:.1f} us (p50), {:.1f} us (p99)", options_.device,
+                idle_.count(), idle_.microseconds(0.5), idle_.microseconds(0.99));
   if (!stream_ || flights_.empty()) return;
   if (gates_) gates_->give_up();
   const clock::time_point limit = clock::now() + leave_limit;
@@ -191,6 +199,7 @@ result<void> gpu_backend::launch(std::shared_ptr<const model::step_plan> owned) 
   f.seq = plan->seq();
   f.turn = static_cast<std::uint32_t>(plan->seq() % turns);
   f.launched = clock::now();
+  f.queued = !flights_.empty();
   // What waits for the stream further down must not wait for a step there whose masks only we can hand over.
   if (plan->kind() == model::plan_kind::warm_up || slot_admissions::waits(*plan))
     if (gates_ && gates_->advance())
@@ -323,7 +332,7 @@ result<void> gpu_backend::kernels_of(const bucket& b, const step_layout& l, std:
   const pinned_turn host = turn_of(turn);
   const g::step_header* header = step_layout::header(inputs_);
   checked ok;
-  ok(g::pull_inputs(host.inputs, inputs_, l.words(), stream), "pull_inputs");
+  ok(g::pull_inputs(host.inputs, inputs_, l.words(), stream, began_), "pull_inputs");
   ok(g::update_page_table(step_layout::at<g::page_entry>(inputs_, l.page_entries), &header->n_page_entries,
                           l.max_page_entries, decoder_->page_table(), decoder_->table_pages(), stream),
      "update_page_table");
@@ -351,7 +360,7 @@ result<void> gpu_backend::kernels_of(const bucket& b, const step_layout& l, std:
     }
     ok(g::sample(s, stream), "sample");
   }
-  ok(g::publish_results(results_, &header->n_draws, b.draws, host.results, &header->seq, host.seq, stream),
+  ok(g::publish_results(results_, &header->n_draws, b.draws, host.results, &header->seq, host.seq, stream, began_),
      "publish_results");
   return ok.take();
 }
@@ -440,6 +449,7 @@ result<bool> gpu_backend::poll(model::step_done& done) {
         return failure(errc::rank_failed, "the device finished step " + std::to_string(f.seq) + " without its results");
     }
     std::atomic_thread_fence(std::memory_order_acquire);
+    idle_.step(turn.seq[1], turn.seq[2], f.queued);
     done.rows = std::move(f.ready);
     for (std::size_t i = 0; i < f.drawn.size(); ++i) {
       const g::sample_result& r = turn.results[i];

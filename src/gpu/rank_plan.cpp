@@ -31,6 +31,7 @@ rank_space lay_out(const model::model_config& c, const model::rank_shape& s, con
   at.inputs_bytes = step_layout_of(largest, shape).bytes;
   at.inputs = l.add_bytes(at.inputs_bytes);
   at.results = l.add<g::sample_result>(s.max_slots);
+  at.began = l.add<std::uint64_t>(1);
   at.sample_scratch = l.add_bytes(g::sample_scratch_bytes(s.max_slots, s.vocab));
   at.bytes = l.bytes();
   bytes.weights = w.bytes();

@@ -12,7 +12,7 @@ namespace troupe::gpu {
 struct rank_space {
   gpu_decoder::space decoder;
   slot_admissions::space slots;
-  std::uint64_t inputs, inputs_bytes, results, sample_scratch, bytes;
+  std::uint64_t inputs, inputs_bytes, results, began, sample_scratch, bytes;
 };
 
 struct rank_plan {
