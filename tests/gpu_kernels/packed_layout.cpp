@@ -147,7 +147,7 @@ BOOST_AUTO_TEST_CASE(e4m3_values_are_those_of_the_format) {
     const int exponent = (code >> 3) & 15, mantissa = code & 7;
     double want = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
     if (code & 0x80) want = -want;
-    const float have = packed::e4m3_to_f32(static_cast<std::uint8_t>(code));
+    const float have = e4m3_to_f32(static_cast<std::uint8_t>(code));
     if ((code & 0x7f) == 0x7f)
       BOOST_TEST(std::isnan(have), code);
     else
