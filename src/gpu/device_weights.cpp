@@ -44,6 +44,11 @@ void settle(const T*& p, std::byte* base) {
   if (p) p = reinterpret_cast<const T*>(base + (reinterpret_cast<std::uintptr_t>(p) - 1));
 }
 
+upload::kind how_to_pack(dtype t) {
+  if (t == dtype::f8_e4m3) return upload::kind::packed_e4m3;
+  return form_of(t) != packed_form::none ? upload::kind::packed_as_is : upload::kind::quantize;
+}
+
 }  // namespace
 
 dtype natural_compute_type(const model::model& m) {
@@ -134,7 +139,7 @@ linear device_weights::add_linear(std::initializer_list<const format::tensor_vie
   const auto form = [&](const format::tensor_view& t) {
     const packed_form own = form_of(t.type);
     if (own != packed_form::none || kernels::traits(t.type).quantized) return own;
-    const packed_form want = wanted(options_.quantize);
+    const packed_form want = t.type == dtype::f8_e4m3 ? packed_form::f8 : wanted(options_.quantize);
     return out.cols % 32 == 0 ? want : packed_form::none;
   };
   // Neighbours that are stored alike become one part.
@@ -162,8 +167,7 @@ linear device_weights::add_linear(std::initializer_list<const format::tensor_vie
         uploads_.push_back(
             {upload::kind::dense, &t, at + std::uint64_t{row} * out.cols * element_bytes(options_.compute), 0, {}, cols});
       else
-        uploads_.push_back({form_of(t.type) != packed_form::none ? upload::kind::packed_as_is : upload::kind::quantize,
-                            &t, at, row, part.packed, cols});
+        uploads_.push_back({how_to_pack(t.type), &t, at, row, part.packed, cols});
       row += rows_of(t);
     }
     out.rows += rows;

@@ -194,6 +194,7 @@ result<described_model> config_from_json(std::string_view config_json, std::stri
     return failure(errc::unsupported, origin + ": model_type '" + c.architecture + "' is not supported: known are " +
                                           known_families());
   check_quantization(in, origin);
+  out.quantized = in.has("quantization_config");
   c.name = in.text("_name_or_path", "");
   out.stored_type = in.text("torch_dtype", in.text("dtype", "").c_str());  // transformers before 5, and since
   c.n_layers = in.number("num_hidden_layers");

@@ -39,8 +39,9 @@ result<float> scale_of(const format::tensor_source& source, const format::tensor
   if (source.find(name + "_scale_inv")) return only("per block");  // DeepSeek's name for it
   const format::tensor_view* scale = source.find(name + "_scale");
   if (!scale) return failure(errc::invalid_file, where + "has no " + name + "_scale beside it: the file is incomplete");
-  if (scale->shape.elements() != 1)
-    return only(scale->shape.elements() == matrix.shape[0] ? "per channel" : "per block");
+  const std::uint64_t n = scale->shape.elements();
+  if (n == 0) return failure(errc::invalid_file, where + "has a scale of shape " + format::to_string(scale->shape) + ": the file is damaged");
+  if (n != 1) return only(n == matrix.shape[0] ? "per channel" : "per block");
   if (scale->type != kernels::dtype::f32 && scale->type != kernels::dtype::bf16)
     return failure(errc::unsupported, where + "has a scale of type " + std::string(kernels::name(scale->type)) +
                                           ", which must be F32 or BF16: convert the model again");
