@@ -35,8 +35,8 @@ void pack_rows_host(dtype type, const std::byte* source, std::uint32_t rows, std
 void quantize_rows_host(packed_form, const float* source, std::uint32_t rows, std::uint32_t cols,
                         std::uint32_t first_row, std::uint32_t last_row, std::byte* packed_host);
 
-/// Host: rows [first_row, last_row) of e4m3 codes, `source` pointing at the first of them, into form f8 with `scale` for
-/// each of these rows. Codes keep every bit; false: one of them is NaN, which the form cannot hold.
+/// Host: rows [first_row, last_row) of e4m3 codes, `source` pointing at the first of them, into form f8 with `scale`
+/// for each of these rows. Codes keep every bit; false: one of them is NaN, which the form cannot hold.
 bool pack_e4m3_rows_host(const std::byte* source, float scale, std::uint32_t rows, std::uint32_t cols,
                          std::uint32_t first_row, std::uint32_t last_row, std::byte* packed_host);
 

@@ -295,8 +295,8 @@ void decoder::multiply(team& t, std::span<const linear* const> parts, float* con
   });
 }
 
-/// y = scale * (x W^T) for tiles [first, last) of a layer, n rows. A scale is the whole tensor's, so no bit depends on who
-/// has which rows.
+/// y = scale * (x W^T) for tiles [first, last) of a layer, n rows. A scale is the whole tensor's, so no bit depends on
+/// who has which rows.
 void decoder::product(const linear& l, std::uint32_t first, std::uint32_t last, const activations& x, std::uint32_t n,
                       float* y, std::size_t ld) const {
   matmul_.matmul(l.matrix, first, last, x, n, y, ld);

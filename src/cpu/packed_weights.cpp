@@ -99,12 +99,14 @@ void run(const job& j) {
     (void)format::dequantize(*j.source, {reinterpret_cast<float*>(j.to), j.last});
     return;
   }
-  const auto rows = static_cast<std::uint32_t>(j.source->shape[0]), cols = static_cast<std::uint32_t>(j.source->shape[1]);
+  const auto rows = static_cast<std::uint32_t>(j.source->shape[0]),
+             cols = static_cast<std::uint32_t>(j.source->shape[1]);
   const kernels::dtype type = packed_type(*j.source);
   if (type == j.source->type)
     return kernels::cpu::pack_tiles(type, j.source->data.data(), rows, cols, j.first, j.last, j.to);
   // The job's rows as a matrix of their own: tiles lie one behind the other.
-  const std::uint32_t first = j.first * kernels::cpu::tile_rows, n = std::min(rows, j.last * kernels::cpu::tile_rows) - first;
+  const std::uint32_t first = j.first * kernels::cpu::tile_rows,
+                      n = std::min(rows, j.last * kernels::cpu::tile_rows) - first;
   const std::byte* const codes = j.source->data.data() + std::size_t{first} * cols;
   std::vector<kernels::bf16_bits> values(std::size_t{n} * cols);
   for (std::size_t i = 0; i < values.size(); ++i)

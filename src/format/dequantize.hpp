@@ -17,8 +17,8 @@ constexpr bool can_dequantize(dtype type) noexcept { return kernels::traits(type
 void dequantize(dtype type, const std::byte* src, float* dst, std::size_t n_elements) noexcept;
 
 /// Rows [first, first + n_rows) of a tensor seen as rows of shape.row() elements, multiplied with its scale; dst holds
-/// n_rows * shape.row() values. Fails with `unsupported` for a type that cannot be dequantized, with `invalid_argument` if
-/// the range or dst does not fit.
+/// n_rows * shape.row() values. Fails with `unsupported` for a type that cannot be dequantized, with `invalid_argument`
+/// if the range or dst does not fit.
 result<void> dequantize_rows(const tensor_view&, std::uint64_t first, std::uint64_t n_rows, std::span<float> dst);
 
 /// The whole tensor.

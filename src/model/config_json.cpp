@@ -140,8 +140,9 @@ void read_rope(reader& in, model_config& c, const std::string& origin) {
   }
 }
 
-/// Weights of F8_E4M3 with one scale per tensor can be read; what else there is, is refused by its name. Spellings: vLLM's
-/// "fp8" and llm-compressor's "compressed-tensors". What they say of activations is for machines that quantize those, too.
+/// Weights of F8_E4M3 with one scale per tensor can be read; what else there is, is refused by its name. Spellings:
+/// vLLM's "fp8" and llm-compressor's "compressed-tensors". What they say of activations is for machines that quantize
+/// those, too.
 void check_quantization(reader& in, const std::string& origin) {
   if (!in.has("quantization_config")) return;
   reader q(in.object("quantization_config"), origin);

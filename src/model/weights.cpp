@@ -29,18 +29,21 @@ bool may_exist(const tensor_rule& rule, file_form form, const model_config& c) {
   }
 }
 
-/// What an F8 matrix is multiplied with: the tensor NAME_scale beside NAME, as llm-compressor writes it and vLLM reads it.
+/// What an F8 matrix is multiplied with: NAME_scale beside NAME, as llm-compressor writes it and vLLM reads it.
 result<float> scale_of(const format::tensor_source& source, const format::tensor_view& matrix) {
   const std::string name(matrix.name), where = source.origin() + ": tensor " + name + " of type F8_E4M3 ";
   const auto only = [&](const char* how) {
-    return failure(errc::unsupported, where + "is scaled " + how +
-                                          ", only one scale per tensor can be read: use a model of that kind, or a GGUF");
+    return failure(
+        errc::unsupported,
+        where + "is scaled " + how + ", only one scale per tensor can be read: use a model of that kind, or a GGUF");
   };
   if (source.find(name + "_scale_inv")) return only("per block");  // DeepSeek's name for it
   const format::tensor_view* scale = source.find(name + "_scale");
   if (!scale) return failure(errc::invalid_file, where + "has no " + name + "_scale beside it: the file is incomplete");
   const std::uint64_t n = scale->shape.elements();
-  if (n == 0) return failure(errc::invalid_file, where + "has a scale of shape " + format::to_string(scale->shape) + ": the file is damaged");
+  if (n == 0)
+    return failure(errc::invalid_file,
+                   where + "has a scale of shape " + format::to_string(scale->shape) + ": the file is damaged");
   if (n != 1) return only(n == matrix.shape[0] ? "per channel" : "per block");
   if (scale->type != kernels::dtype::f32 && scale->type != kernels::dtype::bf16)
     return failure(errc::unsupported, where + "has a scale of type " + std::string(kernels::name(scale->type)) +

@@ -11,8 +11,9 @@
 
 namespace troupe::model {
 
-/// The tensors of a model by role. Shapes agree with the config and every type can be dequantized; views of F8 have their
-/// scale, and only linear layers are F8. The views point into `source()`, which the table keeps alive. Cheap to move; read from any thread.
+/// The tensors of a model by role. Shapes agree with the config and every type can be dequantized; views of F8 have
+/// their scale, and only linear layers are F8. The views point into `source()`, which the table keeps alive. Cheap to
+/// move; read from any thread.
 class weight_table {
  public:
   /// Null: the model has no such tensor (no bias, a tied head).

@@ -152,8 +152,8 @@ BOOST_AUTO_TEST_CASE(e4m3_codes_keep_every_bit) {
     auto packed = poisoned(packed_form::f8, rows, cols);
     for (std::uint32_t first = 0; first < rows;) {
       const std::uint32_t last = std::min(first + 5, first < split ? split : rows);
-      BOOST_TEST(pack_e4m3_rows_host(codes.data() + std::size_t{first} * cols, scales[first >= split], rows, cols, first,
-                                     last, packed.data()));
+      BOOST_TEST(pack_e4m3_rows_host(codes.data() + std::size_t{first} * cols, scales[first >= split], rows, cols,
+                                     first, last, packed.data()));
       first = last;
     }
     const auto have = values(packed_form::f8, packed, rows, cols);
@@ -165,7 +165,8 @@ BOOST_AUTO_TEST_CASE(e4m3_codes_keep_every_bit) {
     BOOST_TEST(wrong == 0u, rows << " x " << cols);
     for (std::uint32_t r = rows; r < packed::tiles(rows) * packed::tile_rows; ++r) {
       float scale;
-      std::memcpy(&scale, packed.data() + packed::row_scales_offset(rows, cols) + std::size_t{r} * sizeof scale, sizeof scale);
+      std::memcpy(&scale, packed.data() + packed::row_scales_offset(rows, cols) + std::size_t{r} * sizeof scale,
+                  sizeof scale);
       BOOST_TEST(scale == 0.0f);
     }
     codes[codes.size() / 2] = std::byte{0xff};

@@ -1,6 +1,6 @@
-#include <boost/test/unit_test.hpp>
 #include <array>
 #include <bit>
+#include <boost/test/unit_test.hpp>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -96,7 +96,9 @@ BOOST_AUTO_TEST_CASE(only_one_number_per_tensor_is_a_scale) {
   const float numbers[64] = {0.5f};
   const auto with_scale = [&](dtype type, const format::tensor_shape& shape) {
     const std::size_t n = *kernels::bytes_of(type, shape.elements());
-    return resolved([&](edited& s) { s[q_scale] = {q_scale, type, shape, std::as_bytes(std::span(numbers)).first(n)}; });
+    return resolved([&](edited& s) {
+      s[q_scale] = {q_scale, type, shape, std::as_bytes(std::span(numbers)).first(n)};
+    });
   };
   for (const format::tensor_shape& shape : {format::tensor_shape{}, {1}, {1, 1}}) {
     const auto w = with_scale(dtype::f32, shape);
@@ -145,8 +147,9 @@ BOOST_AUTO_TEST_CASE(configurations_say_how_weights_are_quantized) {
   BOOST_TEST(with("{", "{").value().quantized);
   // The first "strategy" is that of the weights, the last that of the activations, which stay as they are here anyway.
   const std::string tensor = R"("strategy": "tensor")";
-  BOOST_TEST(config_from_json(std::string(config).replace(config.rfind(tensor), tensor.size(), R"("strategy": "token")"),
-                              "", "x").ok());
+  BOOST_TEST(config_from_json(
+                 std::string(config).replace(config.rfind(tensor), tensor.size(), R"("strategy": "token")"), "", "x")
+                 .ok());
   const std::array<const char*, 3> cases[] = {
       {R"("strategy": "tensor")", R"("strategy": "channel")", "scaled per 'channel'"},
       {R"("strategy": "tensor")", R"("strategy": "block")", "scaled per 'block'"},
@@ -154,7 +157,8 @@ BOOST_AUTO_TEST_CASE(configurations_say_how_weights_are_quantized) {
       {R"("type": "float")", R"("type": "int")", "another type than fp8"},
       {R"("float-quantized")", R"("pack-quantized")", "'pack-quantized'"},
       {R"("compressed-tensors")", R"("gptq")", "'gptq'"},
-      {R"("quant_method": "compressed-tensors")", R"("quant_method": "fp8", "weight_block_size": [128, 128])", "per block"},
+      {R"("quant_method": "compressed-tensors")", R"("quant_method": "fp8", "weight_block_size": [128, 128])",
+       "per block"},
       {R"("quant_method": "compressed-tensors")", R"("quant_method": 8)", "quant_method"},
       {R"("config_groups")", R"("groups")", "config_groups"},
       {R"("group_0": {)", R"("group_1": 7, "group_0": {)", "config_groups"},
