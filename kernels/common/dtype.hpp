@@ -112,7 +112,7 @@ inline constexpr std::array dtype_table{
     dtype_traits{dtype::u32, "U32", 1, 4, false, false},
     dtype_traits{dtype::u64, "U64", 1, 8, false, false},
     dtype_traits{dtype::boolean, "BOOL", 1, 1, false, false},
-    dtype_traits{dtype::f8_e4m3, "F8_E4M3", 1, 1, false, false},
+    dtype_traits{dtype::f8_e4m3, "F8_E4M3", 1, 1, false, true},
     dtype_traits{dtype::f8_e5m2, "F8_E5M2", 1, 1, false, false},
 };
 

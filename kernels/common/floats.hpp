@@ -67,6 +67,13 @@ TROUPE_HOST_DEVICE constexpr bf16_bits f32_to_bf16(float f) noexcept {
   return static_cast<bf16_bits>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+/// OCP 8-bit floating point 1.0, E4M3: 448 is the largest, there are no infinities, 0x7f and 0xff are NaN. Exact.
+TROUPE_HOST_DEVICE constexpr float e4m3_to_f32(std::uint8_t code) noexcept {
+  if ((code & 0x7f) == 0x7f) return f16_to_f32(static_cast<f16_bits>(0x7e00 | ((code & 0x80) << 8)));
+  // Read as an f16 of the same digits it is 2^8 too small, subnormals included.
+  return 256.0f * f16_to_f32(static_cast<f16_bits>(((code & 0x80) << 8) | ((code & 0x7f) << 7)));
+}
+
 /// 2^(e-128), which is half of what the OCP microscaling byte e means: MXFP4 tables hold doubled values.
 TROUPE_HOST_DEVICE constexpr float e8m0_to_f32_half(std::uint8_t e) noexcept {
   return std::bit_cast<float>(e < 2 ? 0x00200000u << e : static_cast<std::uint32_t>(e - 1) << 23);

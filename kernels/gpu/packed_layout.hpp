@@ -36,13 +36,6 @@ TROUPE_HOST_DEVICE inline std::uint16_t load_u16(const std::byte* p) {
 }
 TROUPE_HOST_DEVICE inline std::uint8_t load_u8(const std::byte* p) { return *reinterpret_cast<const std::uint8_t*>(p); }
 
-/// e4m3 as OCP's 8-bit floating point specification has it: no infinities, 0x7f and 0xff are NaN.
-TROUPE_HOST_DEVICE inline float e4m3_to_f32(std::uint8_t code) {
-  if ((code & 0x7f) == 0x7f) return f16_to_f32(static_cast<f16_bits>(0x7e00 | ((code & 0x80) << 8)));
-  // Read as an f16 of the same digits it is 2^8 too small, subnormals included.
-  return 256.0f * f16_to_f32(static_cast<f16_bits>(((code & 0x80) << 8) | ((code & 0x7f) << 7)));
-}
-
 /// Nibbles of 32-column groups (u4, u4k): word of group j at 512 (j / 2) + 16 lane + 8 (j % 2) + 4 half.
 TROUPE_HOST_DEVICE constexpr std::uint32_t nibble_word(std::uint32_t r, std::uint32_t c) {
   const place p(r);

@@ -189,6 +189,11 @@ float e4m3_scale(const float* x, std::uint32_t n) {
   return amax == 0.0f ? 1.0f : amax / 448.0f;
 }
 
+/// f8: the padding rows' scales, where `last` is the end.
+void clear_padding_scales(std::uint32_t rows, std::uint32_t last, std::byte* scales) {
+  if (last == rows) std::memset(scales + std::size_t{rows} * 4, 0, std::size_t{tiles(rows) * tile_rows - rows} * 4);
+}
+
 }  // namespace
 
 packed_form form_of(dtype type) {
@@ -259,7 +264,23 @@ void quantize_rows_host(packed_form form, const float* source, std::uint32_t row
                    for (std::uint32_t i = 0; i < n; ++i)
                      p.codes[i] = __nv_cvt_float_to_fp8(x[c + i] / scale, __NV_SATFINITE, __NV_E4M3);
                  });
-  if (last_row == rows) std::memset(scales + std::size_t{rows} * 4, 0, std::size_t{tiles(rows) * tile_rows - rows} * 4);
+  clear_padding_scales(rows, last_row, scales);
+}
+
+bool pack_e4m3_rows_host(const std::byte* source, float scale, std::uint32_t rows, std::uint32_t cols,
+                         std::uint32_t first_row, std::uint32_t last_row, std::byte* packed_host) {
+  const std::size_t n = std::size_t{last_row - first_row} * cols;
+  const auto is_nan = [](std::byte code) { return (code & std::byte{0x7f}) == std::byte{0x7f}; };
+  if (std::any_of(source, source + n, is_nan)) return false;
+  write_rows<f8>(rows, cols, first_row, last_row, packed_host,
+                 [&](row_piece& p, std::uint32_t row, std::uint32_t c, std::uint32_t count) {
+                   std::memcpy(p.codes, source + std::size_t{row - first_row} * cols + c, count);
+                 });
+  std::byte* scales = packed_host + row_scales_offset(rows, cols);
+  for (std::uint32_t row = first_row; row < last_row; ++row)
+    std::memcpy(scales + std::size_t{row} * sizeof scale, &scale, sizeof scale);
+  clear_padding_scales(rows, last_row, scales);
+  return true;
 }
 
 }  // namespace troupe::kernels::gpu

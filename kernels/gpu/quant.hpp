@@ -16,7 +16,7 @@ namespace troupe::kernels::gpu {
 /// 8188, which no model has, would become infinite.
 enum class packed_form : std::uint8_t { none, u4, u4k, i8, i6k, f8 };
 
-packed_form form_of(dtype gguf_type);  ///< none: dequantize it at load
+packed_form form_of(dtype gguf_type);  ///< none: dequantize it at load, or, for F8_E4M3, pack_e4m3_rows_host
 
 /// A packed matrix on the device; cols a multiple of 32 (256 for the k forms).
 struct packed_weight {
@@ -34,6 +34,11 @@ void pack_rows_host(dtype type, const std::byte* source, std::uint32_t rows, std
 /// 127 per group), u4 (min and max of a group to codes 0 and 15) or f8 (scale = amax of the row / 448).
 void quantize_rows_host(packed_form, const float* source, std::uint32_t rows, std::uint32_t cols,
                         std::uint32_t first_row, std::uint32_t last_row, std::byte* packed_host);
+
+/// Host: rows [first_row, last_row) of e4m3 codes, `source` pointing at the first of them, into form f8 with `scale`
+/// for each of these rows. Codes keep every bit; false: one of them is NaN, which the form cannot hold.
+bool pack_e4m3_rows_host(const std::byte* source, float scale, std::uint32_t rows, std::uint32_t cols,
+                         std::uint32_t first_row, std::uint32_t last_row, std::byte* packed_host);
 
 /// out[r][c] of `type` for all rows: for products with many tokens.
 cudaError_t dequantize(const packed_weight&, void* out, dtype type, cudaStream_t);

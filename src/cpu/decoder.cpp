@@ -290,9 +290,20 @@ void decoder::multiply(team& t, std::span<const linear* const> parts, float* con
     std::uint32_t base = 0;
     for (std::size_t i = 0; i < parts.size(); base += parts[i++]->tiles()) {
       const std::uint32_t from = std::max(begin, base), to = std::min(end, base + parts[i]->tiles());
-      if (from < to) matmul_.matmul(parts[i]->matrix, from - base, to - base, input, n, y[i], ld);
+      if (from < to) product(*parts[i], from - base, to - base, input, n, y[i], ld);
     }
   });
+}
+
+/// y = scale * (x W^T) for tiles [first, last) of a layer, n rows. A scale is the whole tensor's, so no bit depends on
+/// who has which rows.
+void decoder::product(const linear& l, std::uint32_t first, std::uint32_t last, const activations& x, std::uint32_t n,
+                      float* y, std::size_t ld) const {
+  matmul_.matmul(l.matrix, first, last, x, n, y, ld);
+  if (l.scale == 1.0f) return;
+  const std::uint32_t end = std::min(last * tile_rows, l.matrix.rows);
+  for (std::uint32_t r = 0; r < n; ++r)
+    for (std::uint32_t i = first * tile_rows; i < end; ++i) y[r * ld + i] *= l.scale;
 }
 
 kv_layer decoder::kv_of(std::uint32_t layer) const {
@@ -392,8 +403,8 @@ bool decoder::feed_forward(team& t, const layer_weights& l, const rows& r, std::
   const std::uint32_t tiles = l.gate.tiles();
   const bool by_tile = few || part_.group;  // activated where it was multiplied, ready for the exchange
   t.for_tiles(tiles, tile_chunk(tiles, t.size()), [&](std::uint32_t begin, std::uint32_t end) {
-    matmul_.matmul(l.gate.matrix, begin, end, input, n, gate, ffn);
-    matmul_.matmul(l.up.matrix, begin, end, input, n, up_, c_.ffn);
+    product(l.gate, begin, end, input, n, gate, ffn);
+    product(l.up, begin, end, input, n, up_, c_.ffn);
     if (by_tile)
       for (std::uint32_t i = 0; i < n; ++i)
         activate(i, begin * tile_rows, std::min(end * tile_rows, c_.ffn) - begin * tile_rows);

@@ -58,6 +58,8 @@ class decoder final : public forward {
   void quantize(team&, const rows&, std::uint32_t n, bool few, const float* x, std::uint32_t cols, bool wanted);
   void multiply(team&, std::span<const linear* const> parts, float* const* y, std::size_t ld, const float* x,
                 std::size_t ld_x, const rows&, std::uint32_t n);
+  void product(const linear&, std::uint32_t first_tile, std::uint32_t last_tile, const kernels::cpu::activations&,
+               std::uint32_t n, float* y, std::size_t ld) const;
   void rotate_and_store(std::uint32_t layer, const rows&, std::uint32_t token, std::uint32_t kv_head) const;
   void attention(team&, std::uint32_t layer, const rows&, bool narrow);
   bool feed_forward(team&, const layer_weights&, const rows&, std::uint32_t n, bool few);

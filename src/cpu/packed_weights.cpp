@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "kernels/common/floats.hpp"
 #include "src/format/dequantize.hpp"
 
 namespace troupe::cpu {
@@ -20,6 +21,11 @@ struct job {
   bool vector;
 };
 
+/// What a matrix is packed as: every number of E4M3 is one of BF16.
+kernels::dtype packed_type(const tensor_view& t) {
+  return t.type == kernels::dtype::f8_e4m3 ? kernels::dtype::bf16 : t.type;
+}
+
 /// Walks all tensors twice: first to count bytes, then, with memory, to say what goes where.
 class packer {
  public:
@@ -36,24 +42,26 @@ class packer {
   }
   packed_matrix matrix(const tensor_view& t) {
     const auto rows = static_cast<std::uint32_t>(t.shape[0]), cols = static_cast<std::uint32_t>(t.shape[1]);
-    if (!kernels::cpu::can_pack(t.type, cols)) {
+    const kernels::dtype type = packed_type(t);
+    if (!kernels::cpu::can_pack(type, cols)) {
       if (problem.empty())
         problem = model_.weights.source().origin() + ": tensor " + std::string(t.name) + " of type " +
                   std::string(kernels::name(t.type)) + " with rows of " + std::to_string(cols) +
                   " elements cannot be used on the CPU: convert the model to another type";
       return {};
     }
-    const std::uint64_t bytes = kernels::cpu::packed_bytes(t.type, rows, cols);
+    const std::uint64_t bytes = kernels::cpu::packed_bytes(type, rows, cols);
     const std::uint64_t at = layout_.add<std::byte>(bytes);
     if (!memory_) return {};
     const std::uint32_t n = kernels::cpu::n_tiles(rows);
     const auto step = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, (std::uint64_t{256} << 10) * n / bytes));
     for (std::uint32_t first = 0; first < n; first += step)
       jobs.push_back({&t, first, std::min(n, first + step), memory_ + at, false});
-    return {t.type, rows, cols, memory_ + at};
+    return {type, rows, cols, memory_ + at};
   }
   linear both(tensor_role weight, tensor_role bias, std::uint32_t layer) {
-    return {matrix(*model_.weights.find(weight, layer)), vector(bias, layer)};
+    const tensor_view& t = *model_.weights.find(weight, layer);
+    return {matrix(t), vector(bias, layer), t.scale};
   }
 
   void walk(packed_weights& out) {
@@ -71,7 +79,8 @@ class packer {
       out.layers.push_back(l);
     }
     out.output_norm = vector(tensor_role::output_norm, 0);
-    out.head = {matrix(model_.weights.head()), nullptr};
+    const tensor_view& head = model_.weights.head();
+    out.head = {matrix(head), nullptr, head.scale};
   }
 
   std::uint64_t bytes() const { return layout_.bytes(); }
@@ -90,8 +99,20 @@ void run(const job& j) {
     (void)format::dequantize(*j.source, {reinterpret_cast<float*>(j.to), j.last});
     return;
   }
-  kernels::cpu::pack_tiles(j.source->type, j.source->data.data(), static_cast<std::uint32_t>(j.source->shape[0]),
-                           static_cast<std::uint32_t>(j.source->shape[1]), j.first, j.last, j.to);
+  const auto rows = static_cast<std::uint32_t>(j.source->shape[0]),
+             cols = static_cast<std::uint32_t>(j.source->shape[1]);
+  const kernels::dtype type = packed_type(*j.source);
+  if (type == j.source->type)
+    return kernels::cpu::pack_tiles(type, j.source->data.data(), rows, cols, j.first, j.last, j.to);
+  // The job's rows as a matrix of their own: tiles lie one behind the other.
+  const std::uint32_t first = j.first * kernels::cpu::tile_rows,
+                      n = std::min(rows, j.last * kernels::cpu::tile_rows) - first;
+  const std::byte* const codes = j.source->data.data() + std::size_t{first} * cols;
+  std::vector<kernels::bf16_bits> values(std::size_t{n} * cols);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = kernels::f32_to_bf16(kernels::e4m3_to_f32(std::to_integer<std::uint8_t>(codes[i])));
+  kernels::cpu::pack_tiles(type, reinterpret_cast<const std::byte*>(values.data()), n, cols, 0, j.last - j.first,
+                           j.to + kernels::cpu::packed_bytes(type, first, cols));
 }
 
 }  // namespace

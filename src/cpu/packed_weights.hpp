@@ -10,10 +10,11 @@
 
 namespace troupe::cpu {
 
-/// A linear layer: y = x W^T + bias.
+/// A linear layer: y = scale * (x W^T) + bias.
 struct linear {
   kernels::cpu::packed_matrix matrix{};
   const float* bias = nullptr;  ///< null: none
+  float scale = 1;  ///< of F8: its numbers are held in BF16, which is exact and would not be with their scale
 
   std::uint32_t tiles() const { return kernels::cpu::n_tiles(matrix.rows); }
   bool wants_groups() const { return kernels::cpu::wants_groups(matrix.type); }

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels/common/blocks.hpp"
+#include "kernels/common/floats.hpp"
 #include "src/format/quote.hpp"
 
 namespace troupe::format {
@@ -201,6 +202,9 @@ void dequantize(dtype type, const std::byte* src, float* dst, std::size_t n) noe
     case dtype::mxfp4:
       unpack_all<block_mxfp4>(src, dst, n);
       break;
+    case dtype::f8_e4m3:
+      for (std::size_t i = 0; i < n; ++i) dst[i] = e4m3_to_f32(std::to_integer<std::uint8_t>(src[i]));
+      break;
     default:
       break;  // excluded by the precondition
   }
@@ -221,6 +225,8 @@ result<void> dequantize_rows(const tensor_view& t, std::uint64_t first, std::uin
                                                " do not exist or do not fit the destination"};
   }
   dequantize(t.type, t.data.data() + first * *row_bytes, dst.data(), static_cast<std::size_t>(n_rows * row));
+  if (t.scale != 1.0f)
+    for (float& x : dst) x *= t.scale;
   return {};
 }
 

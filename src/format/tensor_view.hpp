@@ -75,6 +75,7 @@ struct tensor_view {
   dtype type = dtype::f32;
   tensor_shape shape;
   std::span<const std::byte> data;
+  float scale = 1.0f;  ///< F8: what its numbers are multiplied with. Sources leave it at 1, model::weight_table sets it
 };
 
 /// Named tensors, from whatever file. Immutable after it was made, so safe to read from any thread.

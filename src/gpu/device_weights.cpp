@@ -44,6 +44,11 @@ void settle(const T*& p, std::byte* base) {
   if (p) p = reinterpret_cast<const T*>(base + (reinterpret_cast<std::uintptr_t>(p) - 1));
 }
 
+upload::kind how_to_pack(dtype t) {
+  if (t == dtype::f8_e4m3) return upload::kind::packed_e4m3;
+  return form_of(t) != packed_form::none ? upload::kind::packed_as_is : upload::kind::quantize;
+}
+
 }  // namespace
 
 dtype natural_compute_type(const model::model& m) {
@@ -133,7 +138,7 @@ linear device_weights::add_linear(std::initializer_list<const format::tensor_vie
   const auto form = [&](const format::tensor_view& t) {
     const packed_form own = form_of(t.type);
     if (own != packed_form::none || kernels::traits(t.type).quantized) return own;
-    const packed_form want = wanted(options_.quantize);
+    const packed_form want = t.type == dtype::f8_e4m3 ? packed_form::f8 : wanted(options_.quantize);
     return out.cols % 32 == 0 ? want : packed_form::none;
   };
   // Neighbours that are stored alike become one part.
@@ -165,8 +170,7 @@ linear device_weights::add_linear(std::initializer_list<const format::tensor_vie
                             {},
                             cols});
       else
-        uploads_.push_back({form_of(t.type) != packed_form::none ? upload::kind::packed_as_is : upload::kind::quantize,
-                            &t, at, row, part.packed, cols});
+        uploads_.push_back({how_to_pack(t.type), &t, at, row, part.packed, cols});
       row += rows_of(t);
     }
     out.rows += rows;

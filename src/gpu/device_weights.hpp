@@ -41,7 +41,7 @@ struct layer_weights {
 
 /// A matrix or vector on its way to the card.
 struct upload {
-  enum class kind : std::uint8_t { vector_f32, dense, packed_as_is, quantize, raw_rows };
+  enum class kind : std::uint8_t { vector_f32, dense, packed_as_is, packed_e4m3, quantize, raw_rows };
   kind how;
   const format::tensor_view* source;
   std::uint64_t offset;                 ///< in the weights' memory

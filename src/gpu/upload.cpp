@@ -149,6 +149,13 @@ result<void> send_packed(conveyor& c, std::span<const upload> parts, std::byte* 
                                      u.first_row + r, u.first_row + r + n, packed.data());
         continue;
       }
+      if (u.how == upload::kind::packed_e4m3) {
+        if (!kernels::gpu::pack_e4m3_rows_host(here.data.data(), t.scale, w.rows, w.cols, u.first_row + r,
+                                               u.first_row + r + n, packed.data()))
+          return failure(errc::invalid_file, "tensor " + std::string(t.name) +
+                                                 " of type F8_E4M3 holds NaN: the file is damaged");
+        continue;
+      }
       values.resize(std::size_t{n} * w.cols);
       if (auto ok = format::dequantize_rows(here, 0, n, values); !ok) return ok;
       kernels::gpu::quantize_rows_host(w.form, values.data(), w.rows, w.cols, u.first_row + r, u.first_row + r + n,
@@ -168,13 +175,14 @@ result<void> send_group(conveyor& c, std::span<const upload> group, dtype comput
     case upload::kind::raw_rows:
       return c.send_all(base + u.offset, u.source->data.data(), u.source->data.size());
     case upload::kind::packed_as_is:
+    case upload::kind::packed_e4m3:
     case upload::kind::quantize:
       return send_packed(c, group, base);
   }
   return {};
 }
 
-bool packed(const upload& u) { return u.how == upload::kind::packed_as_is || u.how == upload::kind::quantize; }
+bool packed(const upload& u) { return u.whole.form != kernels::gpu::packed_form::none; }
 
 /// Uploads that make one packed matrix stand side by side and are one piece of work.
 std::vector<std::span<const upload>> group(std::span<const upload> all) {

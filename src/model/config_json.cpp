@@ -140,6 +140,42 @@ void read_rope(reader& in, model_config& c, const std::string& origin) {
   }
 }
 
+/// Weights of F8_E4M3 with one scale per tensor can be read; what else there is, is refused by its name. Spellings:
+/// vLLM's "fp8" and llm-compressor's "compressed-tensors". What they say of activations is for machines that quantize
+/// those, too.
+void check_quantization(reader& in, const std::string& origin) {
+  if (!in.has("quantization_config")) return;
+  reader q(in.object("quantization_config"), origin);
+  const auto refuse = [&](const std::string& what) {
+    q.fail(errc::unsupported, "quantized safetensors with " + what +
+                                  " are not supported: use fp8 with one scale per tensor, or a GGUF of this model");
+  };
+  const std::string method = q.text("quant_method", "");
+  if (method == "fp8") {
+    if (q.has("weight_block_size")) refuse("fp8 scaled per block");
+  } else if (method == "compressed-tensors") {
+    if (const std::string form = q.text("format", ""); form != "float-quantized") refuse("the format '" + form + "'");
+    for (const auto& [key, value] : q.object("config_groups")) {
+      dom::object group;
+      if (value.get(group)) {
+        q.fail(errc::invalid_file, "config_groups is not made of objects");
+        break;
+      }
+      reader g(group, origin);
+      reader w(g.object("weights"), origin);
+      g.adopt(w);
+      q.adopt(g);
+      if (const std::string strategy = w.text("strategy", ""); strategy != "tensor")
+        refuse("fp8 scaled per '" + strategy + "'");
+      if (w.text("type", "") != "float" || w.number("num_bits", 0) != 8) refuse("weights of another type than fp8");
+      q.adopt(w);
+    }
+  } else {
+    refuse("quant_method '" + method + "'");
+  }
+  in.adopt(q);
+}
+
 }  // namespace
 
 result<described_model> config_from_json(std::string_view config_json, std::string_view generation_json,
@@ -158,8 +194,8 @@ result<described_model> config_from_json(std::string_view config_json, std::stri
   if (!out.architecture)
     return failure(errc::unsupported, origin + ": model_type '" + c.architecture + "' is not supported: known are " +
                                           known_families());
-  if (in.has("quantization_config"))
-    return failure(errc::unsupported, origin + ": quantized safetensors are not supported yet: use a GGUF of this model");
+  check_quantization(in, origin);
+  out.quantized = in.has("quantization_config");
   c.name = in.text("_name_or_path", "");
   out.stored_type = in.text("torch_dtype", in.text("dtype", "").c_str());  // transformers before 5, and since
   c.n_layers = in.number("num_hidden_layers");

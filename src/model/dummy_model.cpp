@@ -34,6 +34,9 @@ result<found_config> find_config(const std::string& name) {
 }
 
 result<dtype> type_of(const described_model& described, const std::string& origin) {
+  if (described.quantized)  // bf16 would not measure the speed of what the config describes
+    return failure(errc::unsupported,
+                   origin + ": random weights in fp8 are not supported: take the quantization_config out");
   const std::string& name = described.stored_type;
   if (name.empty() || name == "bfloat16") return dtype::bf16;
   if (name == "float16") return dtype::f16;

@@ -16,6 +16,7 @@ struct described_model {
   model_config config;
   const family* architecture = nullptr;
   std::string stored_type;  ///< config.json's torch_dtype; empty: not said
+  bool quantized = false;   ///< config.json's linear layers are F8_E4M3
 };
 
 result<described_model> config_from_gguf(const format::gguf_file&);

@@ -11,8 +11,9 @@
 
 namespace troupe::model {
 
-/// The tensors of a model by role. Shapes agree with the config and every type can be dequantized; the views point into
-/// `source()`, which the table keeps alive. Cheap to move; read from any thread.
+/// The tensors of a model by role. Shapes agree with the config and every type can be dequantized; views of F8 have
+/// their scale, and only linear layers are F8. The views point into `source()`, which the table keeps alive. Cheap to
+/// move; read from any thread.
 class weight_table {
  public:
   /// Null: the model has no such tensor (no bias, a tied head).
@@ -29,7 +30,7 @@ class weight_table {
   std::uint64_t bytes() const noexcept { return bytes_; }  ///< of all tensors found
 
   /// Finds every tensor that the family's table names. In safetensors the config says which biases exist, in a GGUF
-  /// those in the file are taken. Errors: invalid_file (missing, wrong shape), unsupported (type).
+  /// those in the file are taken. Errors: invalid_file (missing, wrong shape), unsupported (type, or how F8 is scaled).
   static result<weight_table> resolve(std::shared_ptr<const format::tensor_source>, const family&, file_form,
                                       const model_config&);
 
@@ -39,7 +40,7 @@ class weight_table {
 
  private:
   std::shared_ptr<const format::tensor_source> source_;
-  std::shared_ptr<const std::vector<format::tensor_view>> own_;  // of a mapped table; else the source's
+  std::shared_ptr<const std::vector<format::tensor_view>> own_;  // F8 or of a mapped table; else the source's
   std::vector<const format::tensor_view*> views_;  // [1 + n_layers][role]
   std::uint64_t bytes_ = 0;
 };

@@ -24,6 +24,7 @@ inline constexpr oracle_case oracle_cases[] = {
     {"llama3-rope", ""},
     {"llama3-rope", "model-f16.gguf"},
     {"llama-256", "model-Q4_K_M.gguf"},
+    {"llama-fp8", ""},
 };
 
 struct distance {

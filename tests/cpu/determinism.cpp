@@ -31,7 +31,8 @@ std::vector<isa> tiers() {
   return out;
 }
 
-constexpr const char* models[] = {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope"};
+constexpr const char* models[] = {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope",
+                                  "llama-fp8"};
 
 }  // namespace
 

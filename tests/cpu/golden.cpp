@@ -20,6 +20,7 @@ constexpr golden goldens[] = {
     {"llama-bias", "a50fa64306d03b89f206e1caa65d52a2c9360ab43025991e51489dbd875cd9e5"},
     {"llama-yarn", "7b82cbe7eef49c31b2fed2725ab4f1280374fcb119e534c01dbab832956fa501"},
     {"llama-256/model-Q4_K_M.gguf", "b614dcb9706db2fc7e78a19a360d58425267245ed692bcb6ed34a7890c654940"},
+    {"llama-fp8", "375341c0a509883ab84ada5068323947120e8806a9ab36cef0d2f15e0b3ea436"},
 };
 
 }  // namespace

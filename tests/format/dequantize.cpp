@@ -19,6 +19,7 @@ BOOST_AUTO_TEST_CASE(every_readable_type_is_bit_exact_with_gguf_py) {
   const auto expected = safetensors_file::open(fixture("all_f32.safetensors")).value();
   BOOST_TEST(expected.tensors().size() == 16u);
   for (const kernels::dtype_traits& t : kernels::dtypes()) {
+    if (t.type == dtype::f8_e4m3) continue;  // gguf-py does not know it: the next test
     std::string name(t.name);
     for (char& c : name) c = static_cast<char>(std::tolower(c));
     const tensor_view* want = expected.find(name);
@@ -43,6 +44,31 @@ BOOST_AUTO_TEST_CASE(every_readable_type_is_bit_exact_with_gguf_py) {
     }
     BOOST_TEST(finite > values.size() / 2);  // the blocks must not be mostly odd ones
   }
+}
+
+BOOST_AUTO_TEST_CASE(f8_is_what_its_specification_says_times_its_scale) {
+  std::byte codes[256];
+  for (int i = 0; i < 256; ++i) codes[i] = static_cast<std::byte>(i);
+  const tensor_view plain{"x", dtype::f8_e4m3, {4, 64}, codes};
+  tensor_view scaled = plain;
+  scaled.scale = 0.3f;
+  std::vector<float> a(256), b(128);
+  dequantize(plain, a).value();
+  dequantize_rows(scaled, 2, 2, b).value();
+  for (int code = 0; code < 256; ++code) {
+    const int exponent = code >> 3 & 15, mantissa = code & 7;
+    const auto i = static_cast<std::size_t>(code);
+    double want = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+    if (code & 0x80) want = -want;
+    if ((code & 0x7f) == 0x7f) {
+      BOOST_TEST(std::isnan(a[i]));
+    } else {
+      BOOST_TEST(double{a[i]} == want);
+      BOOST_TEST(std::signbit(a[i]) == ((code & 0x80) != 0));
+      if (code >= 128) BOOST_TEST(b[i - 128] == a[i] * 0.3f);
+    }
+  }
+  BOOST_TEST(std::isnan(b[127]));
 }
 
 BOOST_AUTO_TEST_CASE(a_range_of_rows_is_that_part_of_the_whole) {

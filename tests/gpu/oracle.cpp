@@ -1,3 +1,4 @@
+#include "src/gpu/device_weights.hpp"
 #include "tests/backend/oracle.hpp"
 #include "tests/gpu/driver.hpp"
 
@@ -26,4 +27,16 @@ BOOST_AUTO_TEST_CASE(half_precision_is_near) {
     for (const oracle_case& c : oracle_cases)
       check_model(c, {.kl = kl, .relative = relative, .greedy = false},
                   [&, t = type, k = kv](auto m) { return driver(m, small(t, k)); });
+}
+
+// Needs no card: nothing is uploaded. One part: q, k and v are one product although each has a scale of its own.
+BOOST_AUTO_TEST_CASE(fp8_weights_stay_packed) {
+  auto m = model::open_model(data("llama-fp8")).value();
+  const auto w = gpu::device_weights::plan(m, gpu::shard_of(*m, {0, 1}).value(), small(dtype::bf16, kv_type::bf16)).value();
+  for (const gpu::layer_weights& l : w.layers)
+    for (const gpu::linear* x : {&l.qkv, &l.o, &l.gate_up, &l.down}) {
+      BOOST_TEST(x->parts.size() == 1u);
+      BOOST_TEST((x->parts.front().packed.form == kernels::gpu::packed_form::f8));
+    }
+  BOOST_TEST(!w.head.packed());
 }

@@ -36,12 +36,6 @@ struct sequence {
   std::uint32_t first_query;   ///< queries exist for [first_query, length)
 };
 
-float e4m3_to_f32(std::uint8_t code) {
-  const int e = code >> 3 & 15, m = code & 7;
-  if ((code & 0x7f) == 0x7f) return std::numeric_limits<float>::quiet_NaN();
-  const float x = e ? std::ldexp(1 + m / 8.0f, e - 7) : std::ldexp(static_cast<float>(m), -9);
-  return code & 0x80 ? -x : x;
-}
 /// Towards zero, |x| <= 448; below 2^-6 zero.
 std::uint8_t f32_to_e4m3(float x) {
   const f16_bits h = f32_to_f16(x);

@@ -142,12 +142,44 @@ BOOST_AUTO_TEST_CASE(quantizing_stays_within_half_a_step) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(e4m3_codes_keep_every_bit) {
+  std::mt19937 rng(4);
+  // Rows of two tensors in one matrix, each with its scale, in pieces that are no tiles.
+  for (const auto& [rows, split, cols] : {std::array{33u, 20u, 160u}, {16u, 3u, 128u}, {7u, 7u, 32u}}) {
+    std::vector<std::byte> codes(std::size_t{rows} * cols);
+    for (std::byte& c : codes) c = static_cast<std::byte>(rng() % 2 ? rng() % 127 : 128 + rng() % 127);
+    const float scales[2] = {0.0123f, 3.7e-5f};
+    auto packed = poisoned(packed_form::f8, rows, cols);
+    for (std::uint32_t first = 0; first < rows;) {
+      const std::uint32_t last = std::min(first + 5, first < split ? split : rows);
+      BOOST_TEST(pack_e4m3_rows_host(codes.data() + std::size_t{first} * cols, scales[first >= split], rows, cols,
+                                     first, last, packed.data()));
+      first = last;
+    }
+    const auto have = values(packed_form::f8, packed, rows, cols);
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < codes.size(); ++i) {
+      const float want = e4m3_to_f32(std::to_integer<std::uint8_t>(codes[i])) * scales[i / cols >= split];
+      wrong += std::bit_cast<std::uint32_t>(have[i]) != std::bit_cast<std::uint32_t>(want);
+    }
+    BOOST_TEST(wrong == 0u, rows << " x " << cols);
+    for (std::uint32_t r = rows; r < packed::tiles(rows) * packed::tile_rows; ++r) {
+      float scale;
+      std::memcpy(&scale, packed.data() + packed::row_scales_offset(rows, cols) + std::size_t{r} * sizeof scale,
+                  sizeof scale);
+      BOOST_TEST(scale == 0.0f);
+    }
+    codes[codes.size() / 2] = std::byte{0xff};
+    BOOST_TEST(!pack_e4m3_rows_host(codes.data(), 1.0f, rows, cols, 0, rows, packed.data()));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(e4m3_values_are_those_of_the_format) {
   for (int code = 0; code < 256; ++code) {
     const int exponent = (code >> 3) & 15, mantissa = code & 7;
     double want = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
     if (code & 0x80) want = -want;
-    const float have = packed::e4m3_to_f32(static_cast<std::uint8_t>(code));
+    const float have = e4m3_to_f32(static_cast<std::uint8_t>(code));
     if ((code & 0x7f) == 0x7f)
       BOOST_TEST(std::isnan(have), code);
     else

@@ -75,6 +75,9 @@ BOOST_AUTO_TEST_CASE(what_is_no_model_for_random_weights) {
   const auto unknown = open_dummy_model("llama-9");
   BOOST_TEST((unknown.error().code == errc::not_found));
   BOOST_TEST(unknown.error().message.find("llama-3.1-8b") != std::string::npos, unknown.error().message);
+  const auto fp8 = open_dummy_model(std::string(TROUPE_TEST_DATA) + "/model/llama-fp8");
+  BOOST_TEST((fp8.error().code == errc::unsupported));
+  BOOST_TEST(fp8.error().message.find("fp8") != std::string::npos, fp8.error().message);
   BOOST_TEST((open_dummy_model("").error().code == errc::not_found));
   BOOST_TEST((open_dummy_model(std::string(TROUPE_TEST_DATA) + "/model").error().code == errc::not_found));
 }

@@ -65,7 +65,8 @@ BOOST_AUTO_TEST_CASE(slices_of_all_ranks_are_the_whole) {
 }
 
 BOOST_AUTO_TEST_CASE(a_rank_holds_the_rows_that_its_shard_says) {
-  for (const char* name : {"llama", "llama-bias", "llama-256/model-Q4_K_M.gguf", "llama3-rope/model-f16.gguf"}) {
+  for (const char* name :
+       {"llama", "llama-bias", "llama-256/model-Q4_K_M.gguf", "llama3-rope/model-f16.gguf", "llama-fp8"}) {
     const auto whole = open_model(data(name)).value();
     const auto unit = kernels::traits(whole->weights.find(tensor_role::down, 0)->type).block_elements;
     for (const sharing how : {sharing::activations, sharing::sums})
@@ -83,6 +84,8 @@ BOOST_AUTO_TEST_CASE(a_rank_holds_the_rows_that_its_shard_says) {
           };
           for (std::uint32_t i = 0; i < whole->config.n_layers; ++i) {
             take(q[i], *local->weights.find(tensor_role::q, i), local->config.q_size());
+            for (const tensor_role role : {tensor_role::q, tensor_role::o, tensor_role::down})
+              BOOST_TEST(local->weights.find(role, i)->scale == whole->weights.find(role, i)->scale);
             const bool rows = how == sharing::activations;
             if (rows || r == 0)
               take(down[i], *local->weights.find(tensor_role::down, i), rows ? s.hidden.count : whole->config.hidden);
