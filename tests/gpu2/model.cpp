@@ -52,29 +52,7 @@ BOOST_AUTO_TEST_CASE(two_ranks_deterministic_alone_is_in_a_crowd) {
 BOOST_AUTO_TEST_CASE(two_ranks_graphs_equal_eager_steps) {
   auto m = model::open_model(data("llama3-rope")).value();
   group_driver d(m, small(dtype::bf16, kv_type::bf16));
-  d.warm_up(8);  // before either: it also chooses the products' kernels
-  std::vector<std::vector<token_id>> tokens[2];
-  for (const bool graphs : {false, true}) {
-    std::mt19937 random(5);
-    constexpr slot_id n = 7;
-    for (slot_id s = 0; s < n; ++s) {
-      sampling_params p;
-      p.seed = s;
-      p.temperature = s % 2 ? 0.8f : 0.0f;
-      if (s == 3) p.top_p = 0.8f, p.repetition_penalty = 1.2f;
-      if (graphs) d.release(s);
-      d.admit(s, p, random_ids(3, m->config.vocab, random));
-      d.chunk(s, 0, random_ids(20 + s, m->config.vocab, random), model::row_output::sample);
-    }
-    tokens[graphs].resize(n);
-    for (auto [slot, token] : d.step()) tokens[graphs][slot].push_back(token);
-    for (std::uint32_t i = 0; i < 40; ++i) {
-      for (slot_id s = 0; s < n; ++s) d.decode(s, 20 + s + i);
-      if (graphs) d.plan.graph = {8, 8, 0};
-      for (auto [slot, token] : d.step()) tokens[graphs][slot].push_back(token);
-    }
-  }
-  BOOST_TEST(tokens[0] == tokens[1]);
+  check_graphs(d, m->config.vocab);
 }
 
 // KV heads and columns do not divide evenly here: nine heads over three KV heads on two cards.
