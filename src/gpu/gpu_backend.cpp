@@ -93,6 +93,7 @@ gpu_backend::pinned_turn gpu_backend::turn_of(std::uint32_t turn) const {
 }
 
 result<void> gpu_backend::launch(std::shared_ptr<const model::step_plan> owned) {
+  const clock::time_point start = clock::now();
   if (flights_.size() >= shape_.depth)
     return failure(errc::invalid_argument, "more plans were launched than may be in flight");
   auto plan = model::step_plan_view::parse(owned->bytes());
@@ -106,7 +107,7 @@ result<void> gpu_backend::launch(std::shared_ptr<const model::step_plan> owned) 
   flight f;
   f.seq = plan->seq();
   f.turn = static_cast<std::uint32_t>(plan->seq() % turns);
-  f.launched = clock::now();
+  f.launched = start;
   f.queued = !flights_.empty();
   // What waits for the stream further down must not wait for a step there whose masks only we can hand over.
   if (plan->kind() == model::plan_kind::warm_up || slot_admissions::waits(*plan))
@@ -127,6 +128,7 @@ result<void> gpu_backend::launch(std::shared_ptr<const model::step_plan> owned) 
       if (auto ok = decoder_->copy_page(fork.from, fork.to, stream_); !ok) return ok;
     if (auto ok = enqueue_step(*plan, f); !ok) return ok;
   }
+  f.launch_ns = ns_of(clock::now() - start);
   flights_.push_back(std::move(f));
   return {};
 }
@@ -175,6 +177,7 @@ result<bool> gpu_backend::poll(model::step_done& done) {
   done.seq = f.seq;
   const clock::time_point now = clock::now();
   done.device_ns = ns_of(now - std::max(f.launched, last_done_));
+  done.launch_ns = f.launch_ns;
   last_done_ = now;
   flights_.pop_front();
   return true;

@@ -41,6 +41,7 @@ class gpu_backend final : public model::backend {
     std::vector<slot_id> drawn;            // slots of the results, in order
     std::vector<model::row_result> ready;  // rows whose outcome is known already (logits)
     clock::time_point launched;
+    std::uint64_t launch_ns = 0;
     bool on_device = false;  // false: nothing to wait for
     bool queued = false;     // while another was on the device
   };
