@@ -67,11 +67,6 @@ class observed_scheduler : public sched::actor {
     actor::settle(out);
     publish();
   }
-  void on(sched::step_done&& m, outbox& out) {
-    if (m.rank == 0 && m.done.device_ns) metrics_->step_seconds.observe(static_cast<double>(m.done.device_ns) * 1e-9);
-    actor::on(std::move(m), out);
-  }
-  using actor::on;
 
  private:
   void publish() {
@@ -203,6 +198,10 @@ class actor_system::wiring {
     out.give_back = [to_cache](cache::lease_return&& m) { to_cache->send_control(std::move(m)); };
     out.lookup = [to_cache](cache::prefix_lookup&& m) { to_cache->send_control(std::move(m)); };
     out.want = [to_cache](cache::lease_want&& m) { to_cache->send_control(std::move(m)); };
+    out.measured = [metrics = parts.metrics](const sched::step_times& t) {
+      metrics->step_seconds.observe(static_cast<double>(t.device_ns) * 1e-9);
+      metrics->step_host_seconds.observe(static_cast<double>(t.plan_ns + t.launch_ns) * 1e-9);
+    };
     out.drained = [this](sched::drained&&) { on_drained(); };
     out.failed = [this](sched::failed&& m) { lose("the scheduler stopped: " + m.message); };
     sched::actor_options options;

@@ -1,13 +1,17 @@
 // What this card gives at most: bytes per second of a kernel that only reads 8 GiB, and bf16 operations per second of
-// cuBLASLt's best 8192^3 product, repeated for two seconds so that the power limit counts. One JSON object;
-// perf/gpu_model.py divides by it.
+// cuBLASLt's best 8192^3 product, repeated for two seconds so that the power limit counts. And what a process that
+// brings it weights cannot do without: seconds until there is a context, and bytes per second of copies out of one
+// pinned buffer that is filled already (what reads a file has to fill it, too). One JSON object; perf/gpu_model.py and
+// perf/gpu_start.py divide by it.
 //
-//   perf_gpu_ceiling [device]
+//   perf_gpu_ceiling [device] [start]     # start: only the latter two
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "kernels/gpu/dense.hpp"
 #include "src/gpu/blas_library.hpp"
@@ -53,6 +57,33 @@ float milliseconds(F&& f) {
   float ms = 0;
   check(cudaEventElapsedTime(&ms, from, to));
   return ms;
+}
+
+/// Of a process that has not asked the card for anything yet.
+double make_context(int device) {
+  const auto start = std::chrono::steady_clock::now();
+  check(cudaSetDevice(device));
+  check(cudaFree(nullptr));
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double upload_bandwidth() {
+  constexpr std::size_t bytes = std::size_t{256} << 20;
+  constexpr int copies = 8;
+  void *device = nullptr, *host = nullptr;
+  check(cudaMalloc(&device, bytes));
+  check(cudaMallocHost(&host, bytes));
+  std::memset(host, 1, bytes);
+  double best = 0;
+  for (int round = 0; round < 3; ++round) {
+    const float ms = milliseconds([&] {
+      for (int i = 0; i < copies; ++i) check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice));
+    });
+    best = std::max(best, static_cast<double>(bytes) * copies / (ms * 1e-3));
+  }
+  check(cudaFreeHost(host));
+  check(cudaFree(device));
+  return best;
 }
 
 double read_bandwidth() {
@@ -122,12 +153,15 @@ double bf16_rate() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  check(cudaSetDevice(argc > 1 ? std::atoi(argv[1]) : 0));
+  const int device = argc > 1 ? std::atoi(argv[1]) : 0;
+  const double context = make_context(device), upload = upload_bandwidth();
   cudaDeviceProp p{};
-  int device = 0;
-  check(cudaGetDevice(&device));
   check(cudaGetDeviceProperties(&p, device));
-  const double bandwidth = read_bandwidth(), rate = bf16_rate();
-  std::printf("{\"card\": \"%s\", \"read_bytes_per_second\": %.4e, \"bf16_per_second\": %.4e}\n", p.name, bandwidth,
-              rate);
+  std::printf("{\"card\": \"%s\", \"context_seconds\": %.4f, \"upload_bytes_per_second\": %.4e", p.name, context,
+              upload);
+  if (argc < 3 || std::strcmp(argv[2], "start") != 0) {
+    const double bandwidth = read_bandwidth(), rate = bf16_rate();
+    std::printf(", \"read_bytes_per_second\": %.4e, \"bf16_per_second\": %.4e", bandwidth, rate);
+  }
+  std::puts("}");
 }

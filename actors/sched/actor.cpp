@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <exception>
 
+#include "src/base/log.hpp"
+
 namespace troupe::sched {
 namespace {
 
@@ -18,6 +20,16 @@ actor::actor(actor_options o)
       clock_(o.clock ? std::move(o.clock) : steady_now),
       depth_(o.shape.depth),
       answered_(std::max(o.n_ranks, 1u)) {}
+
+actor::~actor() {
+  const auto say = [](const char* which, const host_times& t) {
+    if (t.launch.count() > 0)
+      log().debug("scheduler: {} {}: planned in {}, launched in {}", t.launch.count(), which, t.planning.text(),
+                  t.launch.text());
+  };
+  say("decode steps", decode_steps_);
+  say("other steps", other_steps_);
+}
 
 /// Runs a call of the core. Its exceptions are breaches of its books: going on could mix two requests' pages.
 template <class F>
@@ -42,11 +54,14 @@ void actor::on(finish&& m, outbox&) {
 void actor::on(resume&& m, outbox&) {
   guarded([&] { core_.resume(m.id, m.n_tokens, now()); });
 }
-void actor::on(step_done&& m, outbox&) {
+void actor::on(step_done&& m, outbox& out) {
   guarded([&] {
     if (m.rank >= answered_.size()) throw error(errc::internal, "an answer came from a rank that does not exist");
     answered_[m.rank] = std::max(answered_[m.rank], m.done.seq);
-    if (m.rank == 0) core_.on_step_done(m.done);
+    if (m.rank != 0) return;
+    const time_ns begin = now();
+    core_.on_step_done(m.done);
+    measure(m.done, now() - begin, out);
   });
 }
 void actor::on(cache::lease_granted&& m, outbox&) {
@@ -68,14 +83,36 @@ bool actor::ranks_have_room() const {
   return core_.last_seq() - slowest < depth_;
 }
 
+void actor::hand_over(std::shared_ptr<const model::step_plan> plan, time_ns begin, outbox& out) {
+  const model::step_plan_view v = plan->view();  // no longer to be looked at once it is sent
+  const bool runs = v.kind() == model::plan_kind::run;
+  planned_step step{v.seq(), !v.rows().empty(), 0};
+  for (const model::plan_row& row : v.rows()) step.decodes &= row.kind == model::row_kind::decode;
+  out.plan(std::move(plan));
+  step.spent = now() - begin;
+  if (runs) planned_.push_back(step);
+}
+
+void actor::measure(const model::step_done& done, time_ns spent, outbox& out) {
+  if (planned_.empty() || planned_.front().seq != done.seq) return;
+  const planned_step step = planned_.front();
+  planned_.pop_front();
+  const step_times t{done.device_ns, static_cast<std::uint64_t>(step.spent + spent), done.launch_ns};
+  host_times& kept = step.decodes ? decode_steps_ : other_steps_;
+  kept.planning.add(t.plan_ns);
+  kept.launch.add(t.launch_ns);
+  if (out.measured) out.measured(t);
+}
+
 void actor::settle(outbox& out) {
   guarded([&] {
     const time_ns t = now();
     core_.expire(t);
     while (ranks_have_room()) {
+      const time_ns begin = now();
       auto plan = core_.plan_step(t);
       if (!plan) break;
-      out.plan(std::move(plan));
+      hand_over(std::move(plan), begin, out);
     }
   });
   deliver(out);

@@ -1,11 +1,13 @@
 #pragma once
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
 
 #include "actors/sched/messages.hpp"
+#include "src/base/recent_times.hpp"
 #include "src/sched/scheduler.hpp"
 
 namespace troupe::sched {
@@ -19,6 +21,7 @@ struct outbox {
   std::function<void(cache::lease_return&&)> give_back;
   std::function<void(cache::prefix_lookup&&)> lookup;
   std::function<void(cache::lease_want&&)> want;
+  std::function<void(const step_times&)> measured;  ///< of each step that rank 0 has done
   std::function<void(sched::drained&&)> drained;
   std::function<void(sched::failed&&)> failed;
 };
@@ -43,6 +46,7 @@ class actor {
   using time_point = std::chrono::steady_clock::time_point;
 
   explicit actor(actor_options);
+  ~actor();  ///< tells the log what the last steps cost the host
 
   void on(submit&&, outbox&);
   void on(cancel&&, outbox&);
@@ -68,8 +72,20 @@ class actor {
   const scheduler& core() const { return core_; }
 
  private:
+  /// A plan of kind run that rank 0 has not answered.
+  struct planned_step {
+    step_seq seq;
+    bool decodes;  ///< and does nothing else
+    time_ns spent;
+  };
+  struct host_times {
+    recent_times planning, launch;
+  };
+
   template <class F>
   void guarded(F&&);
+  void hand_over(std::shared_ptr<const model::step_plan>, time_ns begin, outbox&);
+  void measure(const model::step_done&, time_ns spent, outbox&);
   void deliver(outbox&);
   time_ns now() const { return clock_(); }
   bool ranks_have_room() const;
@@ -79,7 +95,9 @@ class actor {
   std::uint32_t depth_;
   std::vector<step_seq> answered_;                 ///< per rank: the last plan it has done
   std::vector<std::vector<token_event>> batches_;  ///< per shard, empty between calls
-  std::optional<std::string> breach_;              ///< what to report by `failed`
+  std::deque<planned_step> planned_;
+  host_times decode_steps_, other_steps_;
+  std::optional<std::string> breach_;  ///< what to report by `failed`
   bool draining_ = false;
   bool drained_sent_ = false;
 };

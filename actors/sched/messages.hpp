@@ -74,6 +74,13 @@ struct token_batch {
   explicit token_batch(std::vector<token_event> e) : events(std::move(e)) {}
 };
 
+/// Where the time of a step went, as rank 0 saw it. Steps are the plans of kind run: captures of graphs are none.
+struct step_times {
+  std::uint64_t device_ns = 0;
+  std::uint64_t plan_ns = 0;    ///< the scheduler: building the plan, handing it over, applying the answer
+  std::uint64_t launch_ns = 0;  ///< the rank's thread: queuing it; on the CPU next to nothing, as it computes in poll
+};
+
 /// The stop plan is done on every rank (or planning has failed before) and nothing is left. To the supervisor.
 struct drained {};
 

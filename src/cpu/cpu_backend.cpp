@@ -29,6 +29,10 @@ result<memory_plan> plan_pass(const rank_part& p, const model::rank_shape& s, co
   return o.reference ? result<memory_plan>(plan_reference(p.model->config, s)) : decoder::plan(p, s, o, threads_of(o));
 }
 
+std::uint64_t ns_since(std::chrono::steady_clock::time_point start) {
+  return static_cast<std::uint64_t>(std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count());
+}
+
 /// Defaults filled in, everything checked against the limits of the arithmetic. All ranks have as many pages.
 result<model::rank_shape> shape_of(const std::vector<rank_part>& ranks, std::uint32_t rank, const cpu_options& o) {
   const model::model& m = *ranks[rank].model;
@@ -91,6 +95,7 @@ class cpu_backend final : public model::backend {
   const model::rank_shape& shape() const override { return shape_; }
 
   result<void> launch(std::shared_ptr<const model::step_plan> plan) override {
+    const auto start = std::chrono::steady_clock::now();
     if (plan_) return failure(errc::invalid_argument, "a second plan was launched while one is in flight");
     auto view = model::step_plan_view::parse(plan->bytes());
     if (!view) return view.take_error();
@@ -102,6 +107,7 @@ class cpu_backend final : public model::backend {
     slot_draws_.admit(*view);
     find_masks(*view);
     plan_ = std::move(plan);
+    launch_ns_ = ns_since(start);
     return {};
   }
 
@@ -120,7 +126,8 @@ class cpu_backend final : public model::backend {
       if (!finished) return finished.take_error();
     }
     plan_.reset();
-    done.device_ns = static_cast<std::uint64_t>((std::chrono::steady_clock::now() - start).count());
+    done.device_ns = ns_since(start);
+    done.launch_ns = launch_ns_;
     return true;
   }
 
@@ -244,6 +251,7 @@ class cpu_backend final : public model::backend {
   std::vector<std::shared_ptr<const model::token_mask>> row_masks_;  // of the plan's rows; empty without a mask table
   std::shared_ptr<const model::step_plan> plan_;
   step_seq last_ = 0;
+  std::uint64_t launch_ns_ = 0;
 };
 
 }  // namespace

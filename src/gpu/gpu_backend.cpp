@@ -1,21 +1,9 @@
-#include "src/gpu/gpu_backend.hpp"
-
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <cmath>
-#include <cstring>
-#include <deque>
-#include <map>
-#include <optional>
 #include <thread>
-#include <vector>
 
 #include "src/base/log.hpp"
-#include "src/gpu/idle_times.hpp"
-#include "src/gpu/rank_plan.hpp"
-#include "src/gpu/row_gates.hpp"
-#include "src/model/slot_table.hpp"
+#include "src/gpu/gpu_backend_impl.hpp"
 
 namespace troupe::gpu {
 
@@ -23,91 +11,12 @@ namespace g = kernels::gpu;
 
 namespace {
 
-using clock = std::chrono::steady_clock;
-
-constexpr std::uint32_t turns = slot_admissions::turns;  // sets of pinned memory, more than plans in flight
 constexpr auto leave_limit = std::chrono::seconds(1);
 constexpr std::uint32_t polls_per_query = 64;  // the pinned word gives latency, the query gives errors
 
-/// One plan on its way.
-struct flight {
-  step_seq seq = 0;
-  std::uint32_t turn = 0;
-  std::vector<slot_id> drawn;            // slots of the results, in order
-  std::vector<model::row_result> ready;  // rows whose outcome is known already (logits)
-  clock::time_point launched;
-  bool on_device = false;  // false: nothing to wait for
-  bool queued = false;     // while another was on the device
-};
+std::uint64_t ns_of(std::chrono::nanoseconds d) { return static_cast<std::uint64_t>(d.count()); }
 
 }  // namespace
-
-class gpu_backend final : public model::backend {
- public:
-  gpu_backend(const model::rank_shape& shape, const gpu_options& o, std::shared_ptr<model::sink_table> sinks,
-              std::uint32_t window, bool gates)
-      : shape_(shape), options_(o), sinks_(std::move(sinks)), slots_(shape, window, {.gates = gates}) {}
-
-  /// Waits a moment for a step that is still on the card. One that hangs there keeps the memory it uses: freeing would
-  /// wait for it, and whoever destroys a lost rank must not hang with it.
-  ~gpu_backend() override;
-
-  result<void> take(rank_plan, std::shared_ptr<communicator> group, std::shared_ptr<model::mask_table>);
-
-  const model::rank_shape& shape() const override { return shape_; }
-  result<void> launch(std::shared_ptr<const model::step_plan>) override;
-  result<bool> poll(model::step_done&) override;
-
- private:
-  struct pinned_turn {
-    std::byte* inputs;
-    g::sample_result* results;
-    volatile std::uint64_t* seq;
-  };
-  struct captured {
-    bucket size;
-    std::uint32_t turn;
-    auto operator<=>(const captured&) const = default;
-  };
-
-  result<void> enqueue_step(const model::step_plan_view&, flight&);
-  result<void> kernels_of(const bucket&, const step_layout&, std::uint32_t turn, cudaStream_t);
-  result<void> capture(const bucket&);
-  void fill_inputs(const model::step_plan_view&, const model::step_batch&, const bucket&, const step_layout&, flight&);
-  result<void> update_pages(const model::step_plan_view&, std::uint32_t turn, std::uint32_t inside);
-  result<void> logits_rows(const model::step_plan_view&, const model::step_batch&, std::uint32_t first, flight&);
-  result<void> wait();
-  pinned_turn turn_of(std::uint32_t turn) const;
-
-  model::rank_shape shape_;
-  gpu_options options_;
-  std::shared_ptr<model::sink_table> sinks_;
-  model::slot_table slots_;
-  memory device_, pinned_;
-  std::uint64_t pinned_results_ = 0, pinned_seq_ = 0,
-                pinned_turn_bytes_ = 0;  // offsets in a turn's memory, and its size
-  std::byte* inputs_ = nullptr;
-  g::sample_result* results_ = nullptr;
-  std::uint64_t* began_ = nullptr;  ///< on the device: when the step that runs began
-  void* sample_scratch_ = nullptr;
-  memory logits_host_;
-  stream stream_;
-  std::shared_ptr<communicator> group_;  // null: alone; outlives the graphs that use it
-  std::unique_ptr<gpu_decoder> decoder_;
-  std::unique_ptr<slot_admissions> admissions_;
-  std::unique_ptr<row_gates> gates_;  // null: no gated rows
-  std::map<captured, graph_exec> graphs_;
-  std::deque<flight> flights_;
-  std::vector<std::uint32_t> order_;  // outputs of the step: those that draw first
-  std::vector<g::page_entry> entries_;
-  std::vector<g::row_span> rows_;
-  std::vector<g::attention_item> items_;
-  step_seq last_ = 0;
-  std::uint32_t polls_ = 0;
-  idle_times idle_;
-  clock::time_point last_done_;
-  bool device_set_ = false;
-};
 
 result<void> gpu_backend::take(rank_plan plan, std::shared_ptr<communicator> group,
                                std::shared_ptr<model::mask_table> masks) {
@@ -154,8 +63,7 @@ result<void> gpu_backend::take(rank_plan plan, std::shared_ptr<communicator> gro
 
 gpu_backend::~gpu_backend() {
   if (idle_.count() > 0)
-    log().debug("device {}: idle between {} queued steps for {:.1f} us (p50), {:.1f} us (p99)", options_.device,
-                idle_.count(), idle_.microseconds(0.5), idle_.microseconds(0.99));
+    log().debug("device {}: idle between {} queued steps for {}", options_.device, idle_.count(), idle_.text());
   if (!stream_ || flights_.empty()) return;
   if (gates_) gates_->give_up();
   const clock::time_point limit = clock::now() + leave_limit;
@@ -185,6 +93,7 @@ gpu_backend::pinned_turn gpu_backend::turn_of(std::uint32_t turn) const {
 }
 
 result<void> gpu_backend::launch(std::shared_ptr<const model::step_plan> owned) {
+  const clock::time_point start = clock::now();
   if (flights_.size() >= shape_.depth)
     return failure(errc::invalid_argument, "more plans were launched than may be in flight");
   auto plan = model::step_plan_view::parse(owned->bytes());
@@ -198,7 +107,7 @@ result<void> gpu_backend::launch(std::shared_ptr<const model::step_plan> owned) 
   flight f;
   f.seq = plan->seq();
   f.turn = static_cast<std::uint32_t>(plan->seq() % turns);
-  f.launched = clock::now();
+  f.launched = start;
   f.queued = !flights_.empty();
   // What waits for the stream further down must not wait for a step there whose masks only we can hand over.
   if (plan->kind() == model::plan_kind::warm_up || slot_admissions::waits(*plan))
@@ -219,207 +128,8 @@ result<void> gpu_backend::launch(std::shared_ptr<const model::step_plan> owned) 
       if (auto ok = decoder_->copy_page(fork.from, fork.to, stream_); !ok) return ok;
     if (auto ok = enqueue_step(*plan, f); !ok) return ok;
   }
+  f.launch_ns = ns_of(clock::now() - start);
   flights_.push_back(std::move(f));
-  return {};
-}
-
-result<void> gpu_backend::enqueue_step(const model::step_plan_view& plan, flight& f) {
-  const model::step_batch& batch = slots_.batch();
-  if (batch.rows.empty()) return update_pages(plan, f.turn, 0);
-  order_.clear();
-  for (const bool drawing : {true, false})
-    for (std::uint32_t i = 0; i < batch.outputs.size(); ++i)
-      if ((plan.rows()[batch.outputs[i].row].output != model::row_output::logits) == drawing) order_.push_back(i);
-  const auto n_tokens = static_cast<std::uint32_t>(batch.tokens.size());
-  const auto n_outputs = static_cast<std::uint32_t>(order_.size());
-  for (std::uint32_t i : order_) {
-    const model::plan_row& row = plan.rows()[batch.outputs[i].row];
-    if (row.output != model::row_output::logits) f.drawn.push_back(row.slot);
-  }
-  const auto n_draws = static_cast<std::uint32_t>(f.drawn.size());
-
-  bucket b{token_bucket(n_tokens, shape_.max_batched_tokens), 0, 0};
-  const model::graph_key key = plan.graph();
-  if (key.token_bucket > 0) {
-    if (key.token_bucket < n_tokens || n_outputs != n_draws)
-      return failure(errc::invalid_argument, "step plan refused: " + std::to_string(n_tokens) +
-                                                 " tokens in a graph for " + std::to_string(key.token_bucket));
-    b = {key.token_bucket, key.token_bucket, key.token_bucket};
-  } else {
-    b.outputs = n_outputs ? token_bucket(n_outputs, shape_.max_batched_tokens) : 0;
-    b.draws = n_draws ? token_bucket(n_draws, shape_.max_slots) : 0;
-  }
-  const step_layout l = step_layout_of(b, decoder_->attention_shape(b));
-  if (auto ok = update_pages(plan, f.turn, l.max_page_entries); !ok) return ok;
-  fill_inputs(plan, batch, b, l, f);
-  f.on_device = true;
-  if (key.token_bucket > 0) {
-    const auto graph = graphs_.find({b, f.turn});
-    if (graph == graphs_.end())
-      return failure(errc::invalid_argument,
-                     "step plan refused: no graph was captured for " + std::to_string(b.tokens) + " tokens");
-    if (auto ok = check(cudaGraphLaunch(graph->second, stream_), "cudaGraphLaunch"); !ok) return ok;
-  } else if (auto ok = kernels_of(b, l, f.turn, stream_); !ok) {
-    return ok;
-  }
-  return n_outputs > n_draws ? logits_rows(plan, batch, n_draws, f) : result<void>();
-}
-
-/// Collects the page-table changes. Those beyond `inside`, which a step's inputs hold, go before it, in pieces through
-/// the inputs' memory.
-result<void> gpu_backend::update_pages(const model::step_plan_view& plan, std::uint32_t turn, std::uint32_t inside) {
-  entries_.clear();
-  for (const model::page_delta& d : plan.deltas()) entries_.push_back({d.slot, d.index, d.page});
-  const std::uint32_t piece = static_cast<std::uint32_t>((pinned_results_ - 256) / sizeof(g::page_entry));
-  while (entries_.size() > inside) {
-    const auto n = static_cast<std::uint32_t>(std::min<std::size_t>(piece, entries_.size()));
-    std::byte* const at = turn_of(turn).inputs;
-    std::memcpy(at, &n, sizeof n);
-    std::memcpy(at + 256, entries_.data() + entries_.size() - n, n * sizeof(g::page_entry));
-    entries_.resize(entries_.size() - n);
-    checked ok;
-    ok(g::update_page_table(reinterpret_cast<const g::page_entry*>(at + 256),
-                            reinterpret_cast<const std::uint32_t*>(at), n, decoder_->page_table(),
-                            decoder_->table_pages(), stream_),
-       "update_page_table")(wait());
-    if (!ok.ok()) return ok.take();
-  }
-  return {};
-}
-
-void gpu_backend::fill_inputs(const model::step_plan_view& plan, const model::step_batch& batch, const bucket& b,
-                              const step_layout& l, flight& f) {
-  const pinned_turn turn = turn_of(f.turn);
-  std::byte* const in = turn.inputs;
-  rows_.clear();
-  auto* const slots = step_layout::at<std::uint32_t>(in, l.slots);
-  for (const model::step_row& r : batch.rows) {
-    rows_.push_back({r.slot, r.position, r.n_tokens, r.first});
-    std::fill_n(slots + r.first, r.n_tokens, r.slot);
-  }
-  // A token of the batch is an id or says whose last token it is; the kernels know the same two forms.
-  static_assert(model::last_token_of(5) == g::last_token_of(5));
-  std::copy(batch.tokens.begin(), batch.tokens.end(), step_layout::at<g::input_token>(in, l.tokens));
-  std::copy(batch.positions.begin(), batch.positions.end(), step_layout::at<std::uint32_t>(in, l.positions));
-  auto* const gather = step_layout::at<std::uint32_t>(in, l.gather);
-  auto* const draws = step_layout::at<g::sample_row>(in, l.sample_rows);
-  for (std::uint32_t i = 0; i < order_.size(); ++i) {
-    const model::step_output& o = batch.outputs[order_[i]];
-    gather[i] = o.token;
-    if (i >= f.drawn.size()) continue;
-    const model::plan_row& row = plan.rows()[o.row];
-    const bool gated = row.gate == model::row_gate::mask;
-    const std::uint32_t flags =
-        (row.output == model::row_output::sample_logprobs ? g::sample_logprob : 0u) | (gated ? g::sample_masked : 0u);
-    draws[i] = {f.drawn[i], batch.positions[o.token] + 1, i, flags, i, i};
-    if (gated) gates_->await(f.seq, f.turn, i, row.gate_id);
-  }
-  std::copy(entries_.begin(), entries_.end(), step_layout::at<g::page_entry>(in, l.page_entries));
-  items_.clear();
-  g::plan_attention(decoder_->attention_shape(b), rows_, items_);
-  std::copy(items_.begin(), items_.end(), step_layout::at<g::attention_item>(in, l.items));
-  *step_layout::header(in) = {f.seq,
-                              static_cast<std::uint32_t>(batch.tokens.size()),
-                              static_cast<std::uint32_t>(batch.rows.size()),
-                              static_cast<std::uint32_t>(order_.size()),
-                              static_cast<std::uint32_t>(f.drawn.size()),
-                              static_cast<std::uint32_t>(entries_.size()),
-                              static_cast<std::uint32_t>(items_.size())};
-}
-
-/// Everything that a step runs, eagerly or into a capture.
-result<void> gpu_backend::kernels_of(const bucket& b, const step_layout& l, std::uint32_t turn, cudaStream_t stream) {
-  const pinned_turn host = turn_of(turn);
-  const g::step_header* header = step_layout::header(inputs_);
-  checked ok;
-  ok(g::pull_inputs(host.inputs, inputs_, l.words(), stream, began_), "pull_inputs");
-  ok(g::update_page_table(step_layout::at<g::page_entry>(inputs_, l.page_entries), &header->n_page_entries,
-                          l.max_page_entries, decoder_->page_table(), decoder_->table_pages(), stream),
-     "update_page_table");
-  ok(decoder_->forward(b, l, inputs_, admissions_->last_token(), stream));
-  if (b.draws > 0) {
-    ok(decoder_->head(0, b.draws, &header->n_draws, stream));
-    g::sample_args s{};
-    s.logits = decoder_->logits();
-    s.ld_logits = shape_.vocab;
-    s.vocab = shape_.vocab;
-    s.rows = step_layout::at<g::sample_row>(inputs_, l.sample_rows);
-    s.n_rows = &header->n_draws;
-    s.max_rows = b.draws;
-    s.slots = admissions_->sampling();
-    s.biases = admissions_->biases();
-    s.counts = admissions_->counts();
-    s.last_token = admissions_->last_token();
-    s.results = results_;
-    s.scratch = sample_scratch_;
-    if (gates_) {
-      s.masks = gates_->masks(turn);
-      s.gates = gates_->words(turn);
-      s.gate_value = &header->seq;
-      s.gate_patience_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(options_.mask_patience).count());
-    }
-    ok(g::sample(s, stream), "sample");
-  }
-  ok(g::publish_results(results_, &header->n_draws, b.draws, host.results, &header->seq, host.seq, stream, began_),
-     "publish_results");
-  return ok.take();
-}
-
-/// One graph per set of pinned memory: its addresses are part of a graph.
-result<void> gpu_backend::capture(const bucket& b) {
-  if (auto ok = decoder_->tune(b, stream_); !ok) return ok;
-  const step_layout l = step_layout_of(b, decoder_->attention_shape(b));
-  for (std::uint32_t turn = 0; turn < turns; ++turn) {
-    if (graphs_.contains({b, turn})) continue;
-    auto side = make_stream();
-    if (!side) return side.take_error();
-    if (auto ok = check(cudaStreamBeginCapture(*side, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture"); !ok)
-      return ok;
-    auto ran = kernels_of(b, l, turn, *side);
-    cudaGraph_t graph = nullptr;
-    auto ended = check(cudaStreamEndCapture(*side, &graph), "cudaStreamEndCapture");
-    if (!ran) return ran;
-    if (!ended) return ended;
-    cudaGraphExec_t exec = nullptr;
-    auto made = check(cudaGraphInstantiate(&exec, graph, 0), "cudaGraphInstantiate");
-    cudaGraphDestroy(graph);
-    if (!made) return made;
-    graphs_.emplace(captured{b, turn}, graph_exec(exec));
-    if (auto ok = check(cudaGraphUpload(exec, stream_), "cudaGraphUpload"); !ok) return ok;
-  }
-  return {};
-}
-
-/// Logits for whoever asked for them: a diagnostic, so the host waits, a chunk at a time.
-result<void> gpu_backend::logits_rows(const model::step_plan_view& plan, const model::step_batch& batch,
-                                      std::uint32_t first, flight& f) {
-  constexpr std::uint32_t chunk = gpu_decoder::logits_chunk;
-  const auto* const values = logits_host_.at<float>(0);
-  const auto n = static_cast<std::uint32_t>(order_.size());
-  std::shared_ptr<logits_sink> sink;
-  std::uint32_t sink_row = 0xffffffffu;
-  for (std::uint32_t at = first; at < n; at += chunk) {
-    const std::uint32_t here = std::min(chunk, n - at);
-    checked ok;
-    ok(decoder_->head(at, chunk, decoder_->thirty_two(), stream_));
-    ok(cudaMemcpyAsync(logits_host_.data(), decoder_->logits(), std::uint64_t{here} * shape_.vocab * sizeof(float),
-                       cudaMemcpyDeviceToHost, stream_),
-       "cudaMemcpyAsync")(wait());
-    if (!ok.ok()) return ok.take();
-    for (std::uint32_t i = 0; i < here; ++i) {
-      const model::step_output& o = batch.outputs[order_[at + i]];
-      const model::plan_row& row = plan.rows()[o.row];
-      if (sink_row != o.row) {
-        sink = sinks_ ? sinks_->find(row.sink) : nullptr;
-        f.ready.push_back({row.slot, -1, 0, 0.0f});
-        sink_row = o.row;
-      }
-      const std::span<const float> logits{values + std::size_t{i} * shape_.vocab, shape_.vocab};
-      if (!std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }))
-        f.ready.back().flags = model::row_failed;
-      if (sink) sink->on_logits(batch.positions[o.token], logits);
-    }
-  }
   return {};
 }
 
@@ -449,7 +159,9 @@ result<bool> gpu_backend::poll(model::step_done& done) {
         return failure(errc::rank_failed, "the device finished step " + std::to_string(f.seq) + " without its results");
     }
     std::atomic_thread_fence(std::memory_order_acquire);
-    idle_.step(turn.seq[1], turn.seq[2], f.queued);
+    const std::uint64_t began = turn.seq[1], ended = turn.seq[2];
+    if (f.queued && last_ended_ && began >= last_ended_) idle_.add(began - last_ended_);
+    last_ended_ = ended;
     done.rows = std::move(f.ready);
     for (std::size_t i = 0; i < f.drawn.size(); ++i) {
       const g::sample_result& r = turn.results[i];
@@ -464,7 +176,8 @@ result<bool> gpu_backend::poll(model::step_done& done) {
   }
   done.seq = f.seq;
   const clock::time_point now = clock::now();
-  done.device_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(now - std::max(f.launched, last_done_)).count());
+  done.device_ns = ns_of(now - std::max(f.launched, last_done_));
+  done.launch_ns = f.launch_ns;
   last_done_ = now;
   flights_.pop_front();
   return true;

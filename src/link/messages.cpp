@@ -169,12 +169,13 @@ void take(byte_reader& r, ready& m) {
 
 // A field more in step_done or row_result must be carried, too.
 static_assert(sizeof(model::row_result) == 16 &&
-              sizeof(model::step_done) == 16 + sizeof(std::vector<model::row_result>));
+              sizeof(model::step_done) == 24 + sizeof(std::vector<model::row_result>));
 static_assert(std::is_trivially_copyable_v<model::row_result>);
 
 void take(byte_reader& r, model::step_done& m) {
   m.seq = r.take<step_seq>();
   m.device_ns = r.take<std::uint64_t>();
+  m.launch_ns = r.take<std::uint64_t>();
   m.rows.resize(r.take_count(sizeof(model::row_result)));
   const auto bytes = r.raw(m.rows.size() * sizeof(model::row_result));
   if (!bytes.empty()) std::memcpy(m.rows.data(), bytes.data(), bytes.size());
@@ -235,7 +236,7 @@ std::vector<std::byte> encode(const ready& m) {
 
 std::vector<std::byte> encode(const model::step_done& m) {
   byte_writer w;
-  w.put(m.seq).put(m.device_ns).put(static_cast<std::uint32_t>(m.rows.size()));
+  w.put(m.seq).put(m.device_ns).put(m.launch_ns).put(static_cast<std::uint32_t>(m.rows.size()));
   return w.raw(std::as_bytes(std::span(m.rows))).take();
 }
 

@@ -32,7 +32,7 @@
 /// hosts must be one's own. Everything decoded is bounded and checked, whoever sent it.
 namespace troupe::link {
 
-inline constexpr std::uint32_t protocol_version = 1;
+inline constexpr std::uint32_t protocol_version = 2;
 inline constexpr std::uint32_t any_rank = 0xffffffff;
 
 enum class kind : std::uint32_t { challenge = 1, greeting, hello, refused, offer, go, ready, plan, done, failed, stop };

@@ -11,9 +11,9 @@
 /// A run's plans as they went to a rank, and the tokens that came back, in a file: `troupe replay` runs them again and
 /// compares.
 ///
-/// The file: "TRPLOG01"; a record of kind header, whose payload is lines KEY=VALUE; then records of kinds plan (the
-/// plan's bytes) and done (seq, device_ns, row_results) in the order in which they happened. A record is a
-/// record_header and its payload, without padding; little-endian. A log that was cut off is good up to there.
+/// The file: "TRPLOG02"; a record of kind header, whose payload is lines KEY=VALUE; then records of kinds plan (the
+/// plan's bytes) and done (seq, device_ns, launch_ns, row_results) in the order in which they happened. A record is
+/// a record_header and its payload, without padding; little-endian. A log that was cut off is good up to there.
 namespace troupe::model {
 
 struct plan_log_header {

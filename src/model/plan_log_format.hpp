@@ -10,7 +10,7 @@
 /// What the writer and the reader of plan logs share.
 namespace troupe::model {
 
-inline constexpr std::array<char, 8> plan_log_magic = {'T', 'R', 'P', 'L', 'O', 'G', '0', '1'};
+inline constexpr std::array<char, 8> plan_log_magic = {'T', 'R', 'P', 'L', 'O', 'G', '0', '2'};
 inline constexpr std::uint32_t max_log_header_bytes = 1 << 16;
 
 enum class log_record : std::uint32_t { header = 1, plan = 2, done = 3 };
@@ -24,8 +24,9 @@ struct record_header {
 struct done_header {
   std::uint64_t seq;
   std::uint64_t device_ns;
+  std::uint64_t launch_ns;
 };
-static_assert(sizeof(record_header) == 24 && sizeof(done_header) == 16 && sizeof(row_result) == 16);
+static_assert(sizeof(record_header) == 24 && sizeof(done_header) == 24 && sizeof(row_result) == 16);
 static_assert(std::is_trivially_copyable_v<row_result>);
 
 inline constexpr std::uint64_t fnv_start = 0xcbf29ce484222325u;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <charconv>
 #include <deque>
 #include <map>
@@ -117,8 +118,10 @@ result<plan_log_reader> plan_log_reader::open(const std::string& path) {
   r.left_ = static_cast<std::uint64_t>(size);
   r.file_.seekg(0);
   std::array<char, 8> magic{};
-  if (r.left_ < magic.size() || !r.file_.read(magic.data(), magic.size()) || magic != plan_log_magic)
+  if (r.left_ < magic.size() || !r.file_.read(magic.data(), magic.size()) ||
+      !std::equal(magic.begin(), magic.end() - 2, plan_log_magic.begin()))
     return r.wrong("it does not begin like one");
+  if (magic != plan_log_magic) return r.wrong("it is of another version: replay it with the program that wrote it");
   r.left_ -= magic.size();
   std::uint32_t kind = 0;
   std::vector<std::byte> payload;
@@ -181,6 +184,7 @@ result<std::optional<plan_log_reader::record>> plan_log_reader::next() {
   ++last_done_;
   r.done.seq = h.seq;
   r.done.device_ns = h.device_ns;
+  r.done.launch_ns = h.launch_ns;
   r.done.rows.resize((payload.size() - sizeof h) / sizeof(row_result));
   if (!r.done.rows.empty())
     std::memcpy(static_cast<void*>(r.done.rows.data()), payload.data() + sizeof h, payload.size() - sizeof h);

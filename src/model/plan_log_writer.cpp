@@ -123,7 +123,7 @@ class log_writer {
         continue;
       }
       const step_done& done = std::get<step_done>(e);
-      const done_header h{done.seq, done.device_ns};
+      const done_header h{done.seq, done.device_ns, done.launch_ns};
       const auto head = std::as_bytes(std::span(&h, 1)), rows = std::as_bytes(std::span(done.rows));
       payload_.assign(head.begin(), head.end());
       payload_.insert(payload_.end(), rows.begin(), rows.end());

@@ -167,6 +167,7 @@ struct step_done {
   step_seq seq = 0;
   std::vector<row_result> rows;
   std::uint64_t device_ns = 0;  ///< time of the forward and the sampling
+  std::uint64_t launch_ns = 0;  ///< the rank's thread in backend::launch
 };
 
 }  // namespace troupe::model

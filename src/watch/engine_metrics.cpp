@@ -27,6 +27,7 @@ constexpr std::array token_bounds{.001, .0025, .005, .0075, .01, .025, .05, .075
 constexpr std::array request_bounds{.3, .5, .8, 1., 1.5, 2., 2.5, 5., 10., 15., 20., 30., 40., 50., 60., 120., 240.,
                                     480., 960., 1920., 7680.};
 constexpr std::array step_token_bounds{1., 8., 16., 32., 64., 128., 256., 512., 1024., 2048., 4096., 8192., 16384.};
+constexpr std::array host_bounds{.00001, .00002, .00005, .0001, .0002, .0005, .001, .002, .005, .01, .1, 1.};
 constexpr std::array step_bounds{.0001, .00025, .0005, .001, .0025, .005, .0075, .01, .025, .05, .075, .1, .25, .5, 1., 2.5, 5., 10.};
 
 // 1, 2, 5, 10, 20, … up to and with `last`.
@@ -102,7 +103,7 @@ engine_metrics::engine_metrics(engine_labels l)
       request_max_tokens(one_two_five(l.max_model_len)),
       step_tokens(step_token_bounds),
       step_seconds(step_bounds),
-      step_host_seconds(step_bounds),
+      step_host_seconds(host_bounds),
       labels_(std::move(l)) {}
 
 void engine_metrics::finished(finish_reason r) noexcept {
@@ -163,8 +164,8 @@ std::string engine_metrics::expose() const {
   e.family("troupe:step_rows_total", "Rows of steps by kind.", MetricType::Counter);
   e.add(chunk_rows, {{"kind", "chunk"}});
   e.add(decode_rows, {{"kind", "decode"}});
-  e.one("troupe:step_seconds", "From a plan's hand-over to its completion.", step_seconds);
-  e.one("troupe:step_host_seconds", "Part of a step in which no rank computes.", step_host_seconds);
+  e.one("troupe:step_seconds", "A step on rank 0, captures of graphs not counted.", step_seconds);
+  e.one("troupe:step_host_seconds", "Host time of a step: to plan it, to launch it on rank 0 (next to nothing on a CPU) and to account its results.", step_host_seconds);
   return e.text();
 }
 

@@ -66,8 +66,11 @@ class engine_metrics {
 
   // Of steps.
   histogram step_tokens;        ///< vllm:iteration_tokens_total (a histogram, in spite of its name)
-  histogram step_seconds;       ///< troupe:step_seconds: from the plan's hand-over to its step_done
-  histogram step_host_seconds;  ///< troupe:step_host_seconds: the part in which no rank computes
+  histogram step_seconds;       ///< troupe:step_seconds: a step on rank 0; captures of graphs are no steps
+  /// troupe:step_host_seconds: what a step costs the host beside computing, on two threads and hidden where plans queue up:
+  /// the scheduler's time to build and hand over the plan and to apply its answer, and rank 0's in launch. The forward pass
+  /// of a CPU rank is no part of it, its launch next to nothing.
+  histogram step_host_seconds;
 
   /// Counts the end of a request under its reason (cancelled is "abort"). `none` counts nothing.
   void finished(finish_reason) noexcept;

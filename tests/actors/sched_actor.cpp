@@ -10,21 +10,24 @@ namespace {
 
 /// The scheduler's and the cache's actor with everything that they send kept, and their letters to each other carried.
 struct stage {
-  explicit stage(std::uint32_t depth = 1, std::uint32_t n_ranks = 1, bool prefix_cache = false)
-      : cache_actor({{32, 0}}), scheduler(options(depth, n_ranks, prefix_cache)) {
+  explicit stage(std::uint32_t depth = 1, std::uint32_t n_ranks = 1, bool prefix_cache = false,
+                 std::vector<std::uint32_t> graph_sizes = {})
+      : cache_actor({{32, 0}}), scheduler(options(depth, n_ranks, prefix_cache, std::move(graph_sizes))) {
     out.plan = [this](std::shared_ptr<const model::step_plan> p) { plans.push_back(std::move(p)); };
     out.tokens = [this](std::uint32_t shard, sched::token_batch&& b) { batches.emplace_back(shard, std::move(b)); };
     out.publish = [this](cache::prefix_publish&& m) { cache_actor.on(std::move(m), cache_out); };
     out.give_back = [this](cache::lease_return&& m) { cache_actor.on(std::move(m), cache_out); };
     out.lookup = [this](cache::prefix_lookup&& m) { cache_actor.on(std::move(m), cache_out); };
     out.want = [this](cache::lease_want&& m) { cache_actor.on(std::move(m), cache_out); };
+    out.measured = [this](const sched::step_times& t) { measured.push_back(t); };
     out.drained = [this](sched::drained&&) { ++n_drained; };
     out.failed = [this](sched::failed&& m) { failures.push_back(m.message); };
     cache_out.granted = [this](cache::lease_granted&& m) { letters.emplace_back(std::move(m)); };
     cache_out.hit = [this](cache::prefix_hit&& m) { letters.emplace_back(std::move(m)); };
     settle();
   }
-  sched::actor_options options(std::uint32_t depth, std::uint32_t n_ranks, bool prefix_cache) {
+  sched::actor_options options(std::uint32_t depth, std::uint32_t n_ranks, bool prefix_cache,
+                               std::vector<std::uint32_t> graph_sizes) {
     sched::actor_options o;
     o.shape.vocab = 100;
     o.shape.max_model_len = 128;
@@ -35,8 +38,10 @@ struct stage {
     o.shape.n_pages = {32};
     o.policy.eos_tokens = {2};
     o.policy.prefix_cache = prefix_cache;
+    o.policy.warm_up = !graph_sizes.empty();
+    o.shape.graph_sizes = std::move(graph_sizes);
     o.n_ranks = n_ranks;
-    o.clock = [this] { return now; };
+    o.clock = [this] { return now += per_look; };
     return o;
   }
   void settle() {
@@ -67,13 +72,15 @@ struct stage {
     for (const auto& r : plans[plan]->view().rows())
       if (r.output == model::row_output::sample) d.rows.push_back({r.slot, token, 0, 0});
     d.device_ns = 1000;
+    d.launch_ns = 70;
     tell(sched::step_done(rank, std::move(d)));
   }
 
-  sched::time_ns now = 1'000'000'000;
+  sched::time_ns now = 1'000'000'000, per_look = 0;
   std::vector<std::shared_ptr<const model::step_plan>> plans;
   std::vector<std::pair<std::uint32_t, sched::token_batch>> batches;
   std::vector<std::variant<cache::lease_granted, cache::prefix_hit>> letters;
+  std::vector<sched::step_times> measured;
   std::vector<std::string> failures;
   int n_drained = 0;
   sched::outbox out;
@@ -119,6 +126,38 @@ BOOST_AUTO_TEST_CASE(as_many_plans_as_the_depth_are_under_way_on_every_rank) {
   BOOST_TEST(s.batches.size() == 1u);  // the token does not wait for it
   s.answer(0, 9, 1);
   BOOST_TEST(s.plans.size() == 3u);
+}
+
+BOOST_AUTO_TEST_CASE(what_a_step_costs_the_host_is_told_once_when_rank_0_has_done_it) {
+  stage s(2, 2);
+  s.per_look = 5;  // two looks at the clock around planning, two around the answer
+  s.tell(sched::submit(s.request(1, 5, 3)));
+  BOOST_TEST(s.plans.size() == 2u);
+  s.answer(0, 9, 1);
+  BOOST_TEST(s.measured.empty());
+  for (std::size_t i = 0; i < 3; ++i) {
+    s.answer(i, 9, 0);
+    if (i > 0) s.answer(i, 9, 1);
+    BOOST_REQUIRE(s.measured.size() == i + 1);
+    BOOST_TEST(s.measured[i].plan_ns == 10u);
+    BOOST_TEST(s.measured[i].launch_ns == 70u);
+    BOOST_TEST(s.measured[i].device_ns == 1000u);
+  }
+  s.tell(sched::drain{});
+  BOOST_REQUIRE(s.plans.size() == 4u);  // the last: stop, which is no step
+  s.answer(3, 9, 0);
+  BOOST_TEST(s.measured.size() == 3u);
+}
+
+BOOST_AUTO_TEST_CASE(captures_of_graphs_are_no_steps) {
+  stage s(1, 1, false, {1, 2});
+  std::size_t n = 0;
+  for (; n < s.plans.size() && s.plans[n]->view().kind() == model::plan_kind::warm_up; ++n) s.answer(n, 0);
+  BOOST_TEST(n == 2u);
+  BOOST_TEST(s.measured.empty());
+  s.tell(sched::submit(s.request(1, 5, 1)));
+  s.answer(n, 9);
+  BOOST_TEST(s.measured.size() == 1u);
 }
 
 BOOST_AUTO_TEST_CASE(an_end_of_text_is_seen_late_and_costs_one_row) {

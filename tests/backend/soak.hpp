@@ -120,6 +120,7 @@ class soak {
       while (!backend_->poll(done_).value()) {
       }
       --in_flight_;
+      if (done_.launch_ns == 0) BOOST_ERROR("a step was launched in no time");
       done_.device_ns = 100'000 + below(5'000'000);  // from which the scheduler learns how large chunks may be
       core_.on_step_done(done_);
       deliver();

@@ -63,6 +63,7 @@ model::step_done sample_done() {
   model::step_done m;
   m.seq = 1ull << 35;
   m.device_ns = 12;
+  m.launch_ns = 1ull << 33;
   m.rows = {{1, 42, 0, -0.5f}, {2, -1, model::row_failed, 0}};
   return m;
 }
@@ -130,6 +131,7 @@ BOOST_AUTO_TEST_CASE(what_is_encoded_is_read_back) {
   const auto d = decode<model::step_done>(encode(sample_done())).value();
   BOOST_TEST(d.seq == sample_done().seq);
   BOOST_TEST(d.device_ns == 12u);
+  BOOST_TEST(d.launch_ns == 1ull << 33);
   BOOST_TEST(d.rows.size() == 2u);
   BOOST_TEST(d.rows[0].token == 42);
   BOOST_TEST(d.rows[0].logprob == -0.5f);
@@ -172,7 +174,7 @@ BOOST_AUTO_TEST_CASE(what_cannot_be_is_refused) {
   BOOST_TEST(!decode<ready>(encode(r)).ok());
   // Counts that ask for more than has come.
   byte_writer w;
-  w.put(std::uint64_t{1}).put(std::uint64_t{0}).put(std::uint32_t{0xffffffff});
+  w.put(std::uint64_t{1}).put(std::uint64_t{0}).put(std::uint64_t{0}).put(std::uint32_t{0xffffffff});
   BOOST_TEST(!decode<model::step_done>(w.bytes()).ok());
   BOOST_TEST(!decode<offer>(byte_writer().put(std::uint32_t{0x40000000}).bytes()).ok());
   // An option that this build does not know.

@@ -45,6 +45,7 @@ class toy_device final : public backend {
     const step_plan_view v = flights_.front()->view();
     done.seq = v.seq();
     done.device_ns = 5;
+    done.launch_ns = 6;
     done.rows.clear();
     for (const plan_row& r : v.rows()) {
       const auto token = static_cast<token_id>((v.seq() * 31 + r.slot * 7 + r.position) % 1000);
@@ -160,6 +161,7 @@ BOOST_AUTO_TEST_CASE(what_was_written_is_read) {
       } else {
         BOOST_TEST(next->done.seq == ++n_done);
         BOOST_TEST(next->done.device_ns == 5u);
+        BOOST_TEST(next->done.launch_ns == 6u);
       }
     }
     BOOST_TEST((n_plans == 50 && n_done == 50 && !r.cut_off()));
@@ -249,7 +251,7 @@ BOOST_AUTO_TEST_CASE(lies_with_good_checks_are_refused) {
     return std::string(reinterpret_cast<const char*>(p->bytes().data()), p->bytes().size());
   };
   const std::string first = record_of(2, plan_of(1));
-  const auto done = [](std::uint64_t seq) { return bytes_of(done_header{seq, 0}); };
+  const auto done = [](std::uint64_t seq) { return bytes_of(done_header{seq, 0, 0}); };
   const auto refused = [&](const std::string& bytes, const char* what) {
     write(path, bytes);
     const auto r = read_all(path);
@@ -261,6 +263,8 @@ BOOST_AUTO_TEST_CASE(lies_with_good_checks_are_refused) {
 
   refused("", "nothing");
   refused(std::string(4096, '\0'), "zeros");
+  refused("TRPLOG01" + start.substr(8), "another version");
+  BOOST_TEST(read_all(path).error().message.find("another version") != std::string::npos);
   refused(start + record_of(9, ""), "an unknown kind");
   refused(start + record_of(1, head_text), "a second header");
   refused(start + record_of(2, plan_of(2)), "a plan that is not the first");

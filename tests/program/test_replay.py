@@ -107,13 +107,13 @@ def other_answer(content):
     at, found = 8, None
     while at + 24 <= len(content):
         kind, size = struct.unpack_from("<II", content, at)
-        if kind == 3 and size >= 32 and struct.unpack_from("<i", content, at + 24 + 16 + 4)[0] >= 0:
+        if kind == 3 and size >= 40 and struct.unpack_from("<i", content, at + 24 + 24 + 4)[0] >= 0:
             found = (at, size)
         at += 24 + size
     at, size = found
     payload = bytearray(content[at + 24:at + 24 + size])
-    token = struct.unpack_from("<i", payload, 20)[0]
-    struct.pack_into("<i", payload, 20, (token + 1) % 448)
+    token = struct.unpack_from("<i", payload, 28)[0]
+    struct.pack_into("<i", payload, 28, (token + 1) % 448)
     head = struct.pack("<IIQ", 3, size, fnv(payload))
     return content[:at] + head + struct.pack("<Q", fnv(head)) + bytes(payload) + content[at + 24 + size:]
 
