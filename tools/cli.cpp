@@ -68,7 +68,8 @@ void add_engine_options(CLI::App& command, engine_options& o) {
       ->check(CLI::Range(1, 86'400))
       ->capture_default_str();
   command.add_option("-t,--threads", o.threads, "compute threads of all ranks together (0: one per core)")->check(CLI::Range(0, 1024));
-  command.add_option("--max-model-len", o.max_model_len, "tokens of one sequence, prompt and answer (0: the model's context)");
+  command.add_option("--max-model-len", o.max_model_len,
+                     "tokens of one sequence, prompt and answer (0: the model's context, which is also the most)");
   command.add_option("--max-num-seqs", o.max_num_seqs, "sequences that run at once")->check(CLI::Range(1, 4096))->capture_default_str();
   command.add_option("--max-num-batched-tokens", o.max_num_batched_tokens, "tokens in one step (0: chosen)");
   command.add_option("--kv-cache-memory-bytes", o.kv_cache_memory_bytes, "memory for the KV cache (0: chosen)");

@@ -198,6 +198,15 @@ class Files(ProgramTest):
         self.fail_with(2, "generate", TINY, "--max-model-len", "64", "--prompt", "word and word " * 40, names=64)
         self.fail_with(2, "logits", TINY, "--tokens", ids, "--out", self.folder / "o.npy", names=CONTEXT)
 
+    def test_sequences_longer_than_the_model_s_context_are_refused(self):
+        names = (f"max_model_len {CONTEXT + 1}", f"context of {CONTEXT} tokens")
+        for command, *options in (("serve", "--port", "0"), ("generate", "--prompt", "x", "-n", "1"), ("generate", "--prompt", "x", "--reference"),
+                                  ("generate", "--prompt", "x", "--tensor-parallel-size", "2"), ("chat",)):
+            with self.subTest(command=command, options=options):
+                self.fail_with(2, command, TINY, "--max-model-len", CONTEXT + 1, *options, names=names)
+        self.fail_with(2, "bench", TINY, "-p", CONTEXT, "-n", "0", names=names)
+        self.succeed("generate", TINY, "--prompt", "x", "-n", "1", "--max-model-len", CONTEXT)
+
     def test_a_folder_without_tokenizer_runs_ids_but_no_text(self):
         self.fail_with(2, "tokenize", TINY.parent, stdin="x", names="tokenizer.json")
         self.fail_with(2, "generate", TINY.parent, "--prompt", "x", names="token ids")
