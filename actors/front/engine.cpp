@@ -64,12 +64,14 @@ model::plan_log_header plan_log_header_of(const engine_options& o, const model::
   return h;
 }
 
-/// A preset's own name (its dots begin no ending), or that of the folder in which the config.json lies.
-std::string dummy_name(const std::string& path) {
-  const std::filesystem::path p(path);
-  if (p.filename() != "config.json") return p.extension() == ".json" ? p.stem().string() : path;
-  const std::string folder = std::filesystem::absolute(p).parent_path().filename().string();
-  return folder.empty() ? "dummy" : folder;
+/// A folder's name (for a config.json, of the one in which it lies), a preset's, or a file's without the ending of its
+/// format: other dots begin no ending.
+std::string name_of(const std::string& path) {
+  std::filesystem::path p = std::filesystem::absolute(path).lexically_normal();
+  if (!p.has_filename() || p.filename() == "config.json") p = p.parent_path();
+  const bool has_ending = (p.extension() == ".gguf" || p.extension() == ".json") && !std::filesystem::is_directory(p);
+  const std::string name = (has_ending ? p.stem() : p.filename()).string();
+  return name.empty() ? "model" : name;
 }
 
 void check(const engine_options& o) {
@@ -184,9 +186,7 @@ void engine::impl::load() {
 
 void engine::impl::describe() {
   const auto& c = model_->config;
-  info_.name = !options_.served_model_name.empty()  ? options_.served_model_name
-               : options_.load_format == "dummy" ? dummy_name(info_.path)
-                                                 : std::filesystem::path(info_.path).stem().string();
+  info_.name = options_.served_model_name.empty() ? name_of(info_.path) : options_.served_model_name;
   info_.architecture = c.architecture;
   info_.n_layers = c.n_layers;
   info_.hidden = c.hidden;
