@@ -49,6 +49,7 @@ model::plan_log_header plan_log_header_of(const engine_options& o, const model::
                                           const std::string& device) {
   model::plan_log_header h;
   h.model = m.path;
+  h.load_format = o.load_format;
   h.fingerprint = model::fingerprint(m);
   h.device = device;
   h.dtype = o.dtype;

@@ -11,14 +11,15 @@
 /// A run's plans as they went to a rank, and the tokens that came back, in a file: `troupe replay` runs them again and
 /// compares.
 ///
-/// The file: "TRPLOG01"; a record of kind header, whose payload is lines KEY=VALUE; then records of kinds plan (the
+/// The file: "TRPLOG02"; a record of kind header, whose payload is lines KEY=VALUE; then records of kinds plan (the
 /// plan's bytes) and done (seq, device_ns, row_results) in the order in which they happened. A record is a
 /// record_header and its payload, without padding; little-endian. A log that was cut off is good up to there.
 namespace troupe::model {
 
 struct plan_log_header {
-  std::string model;              ///< its path, for people
+  std::string model;              ///< its path, or the preset's name
   std::uint64_t fingerprint = 0;  ///< of the model
+  std::string load_format;        ///< as in the engine's options
   std::string device, dtype, quantization, kv_cache_dtype;
   bool deterministic = false, enforce_eager = false, reference = false;
   std::uint32_t max_model_len = 0, max_num_seqs = 0, max_num_batched_tokens = 0, n_pages = 0;  ///< as the rank had them

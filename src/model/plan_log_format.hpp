@@ -10,7 +10,7 @@
 /// What the writer and the reader of plan logs share.
 namespace troupe::model {
 
-inline constexpr std::array<char, 8> plan_log_magic = {'T', 'R', 'P', 'L', 'O', 'G', '0', '1'};
+inline constexpr std::array<char, 8> plan_log_magic = {'T', 'R', 'P', 'L', 'O', 'G', '0', '2'};
 inline constexpr std::uint32_t max_log_header_bytes = 1 << 16;
 
 enum class log_record : std::uint32_t { header = 1, plan = 2, done = 3 };
