@@ -128,7 +128,7 @@ int run(arguments& a) {
   auto rows = make_rows(a);
   std::uint32_t need = 0, batch = 1;
   for (const row& r : rows) {
-    need = std::max(need, std::max(r.n_prompt, r.depth) + r.n_gen + 2);
+    need = std::max(need, std::max({r.n_prompt, r.depth, 1u}) + r.n_gen + 1);
     batch = std::max(batch, r.batch);
   }
   if (!a.engine.max_model_len) a.engine.max_model_len = need;

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <limits>
 
 #include <troupe/error.hpp>
 
@@ -68,10 +69,11 @@ void add_engine_options(CLI::App& command, engine_options& o) {
       ->check(CLI::Range(1, 86'400))
       ->capture_default_str();
   command.add_option("-t,--threads", o.threads, "compute threads of all ranks together (0: one per core)")->check(CLI::Range(0, 1024));
-  command.add_option("--max-model-len", o.max_model_len, "tokens of one sequence, prompt and answer (0: the model's context)");
+  command.add_option("--max-model-len", o.max_model_len,
+                     "tokens of one sequence, prompt and answer (0: the model's context, which is also the most)");
   command.add_option("--max-num-seqs", o.max_num_seqs, "sequences that run at once")->check(CLI::Range(1, 4096))->capture_default_str();
   command.add_option("--max-num-batched-tokens", o.max_num_batched_tokens, "tokens in one step (0: chosen)");
-  command.add_option("--kv-cache-memory-bytes", o.kv_cache_memory_bytes, "memory for the KV cache (0: chosen)");
+  add_size_option(command, "--kv-cache-memory-bytes", o.kv_cache_memory_bytes, "memory for the KV cache (0: chosen)");
   command.add_option("--kv-cache-dtype", o.kv_cache_dtype, "type of the KV cache")
       ->check(CLI::IsMember({"auto", "f16", "f32", "bf16", "fp8"}))
       ->capture_default_str();
@@ -122,6 +124,44 @@ std::vector<std::int32_t> parse_tokens(const std::string& text, const std::strin
     at = stop;
   }
   return ids;
+}
+
+std::optional<std::uint64_t> parse_size(std::string_view text) {
+  const char* const end = text.data() + text.size();
+  std::uint64_t whole = 0;
+  auto [at, code] = std::from_chars(text.data(), end, whole);
+  if (code != std::errc()) return std::nullopt;
+  double fraction = 0;
+  const bool has_fraction = at != end && *at == '.';
+  if (has_fraction) {
+    const auto parsed = std::from_chars(at, end, fraction, std::chars_format::fixed);
+    if (parsed.ec != std::errc()) return std::nullopt;
+    at = parsed.ptr;
+  }
+  std::string unit(at, end);
+  for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  std::uint64_t factor = 1;
+  if (!unit.empty() && unit != "b") {
+    constexpr std::string_view letters = "kmgt";
+    const std::size_t power = letters.find(unit.front());
+    const std::string rest = unit.substr(1);
+    if (power == letters.npos || (rest != "" && rest != "i" && rest != "ib" && rest != "b")) return std::nullopt;
+    for (std::size_t i = 0; i <= power; ++i) factor *= rest == "b" ? 1000 : 1024;
+  }
+  if ((has_fraction && factor == 1) || whole >= std::numeric_limits<std::uint64_t>::max() / factor) return std::nullopt;
+  return whole * factor + static_cast<std::uint64_t>(fraction * static_cast<double>(factor));
+}
+
+CLI::Option* add_size_option(CLI::App& command, const std::string& name, std::uint64_t& size, const std::string& what) {
+  const auto in_bytes = [](std::string& text) -> std::string {
+    const auto bytes = parse_size(text);
+    if (!bytes) return format::quoted(text) + " is not a size: give bytes, or a number with K, M, G or T, as in 1.5G";
+    text = std::to_string(*bytes);
+    return {};
+  };
+  return command.add_option(name, size, what + "; may be written as 8G or 8GiB (in 1024s) or 8GB (in 1000s)")
+      ->type_name("SIZE")
+      ->transform(CLI::Validator(in_bytes, ""));
 }
 
 std::string describe(const CLI::ParseError& e) {

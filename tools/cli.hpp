@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <troupe/options.hpp>
@@ -43,6 +44,12 @@ void add_sampling_options(CLI::App& command, sampling_params& sampling);
 std::string read_input(const std::string& path);
 /// Whitespace or comma separated ids; throws troupe::error naming the first word that is none.
 std::vector<std::int32_t> parse_tokens(const std::string& text, const std::string& origin);
+
+/// Bytes as people write them: 4096, 512M and 8GiB (in 1024s), 8GB (in 1000s), 1.5G; upper or lower case. None: no such
+/// text, or more than 64 bits hold.
+std::optional<std::uint64_t> parse_size(std::string_view text);
+/// An option whose value may be written so.
+CLI::Option* add_size_option(CLI::App& command, const std::string& name, std::uint64_t& size, const std::string& what);
 
 /// What is wrong with an option or its value, in a user's words instead of CLI11's.
 std::string describe(const CLI::ParseError&);

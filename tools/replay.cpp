@@ -32,6 +32,12 @@ engine_options options_of(const arguments& a, const model::plan_log_header& h) {
   return o;
 }
 
+std::shared_ptr<const model::model> open_model_of(const arguments& a, const model::plan_log_header& h) {
+  const std::string& name = a.model.empty() ? h.model : a.model;
+  return h.load_format == "dummy" ? model::open_dummy_model(name).value()
+                                  : model::open_model(model::locate_model(name).value()).value();
+}
+
 std::string describe(const model::row_result& r) {
   if (r.slot == 0xffffffffu) return "no row";
   const std::string slot = " in slot " + std::to_string(r.slot);
@@ -46,7 +52,7 @@ boost::json::object json_of(const model::row_result& r) {
 int run(const arguments& a) {
   auto log = model::plan_log_reader::open(a.log).value();
   const model::plan_log_header& h = log.header();
-  auto m = model::open_model(model::locate_model(a.model.empty() ? h.model : a.model).value()).value();
+  const auto m = open_model_of(a, h);
   if (model::fingerprint(*m) != h.fingerprint)
     throw error(errc::invalid_argument, a.log + ": was made with another model than " + m->path + ": give " + h.model);
   rank::made_backend made = rank::make_member(options_of(a, h), {h.n_pages}, m, nullptr, nullptr).value();

@@ -131,10 +131,11 @@ void add_serve(CLI::App& app, int& exit_code) {
   c->add_option("--host", a->server.host, "address to listen on")->capture_default_str();
   c->add_option("--port", a->server.port, "port to listen on (0: any)")->check(CLI::Range(0, 65535))->capture_default_str();
   c->add_option("--api-key", a->server.api_keys, "accepted in Authorization: Bearer KEY; may be given again");
-  c->add_option("--served-model-name", a->engine.served_model_name, "the model's name in the API (default: the file's)");
+  c->add_option("--served-model-name", a->engine.served_model_name,
+                "the model's name in the API (default: the folder's or file's)");
   c->add_option("--max-requests", a->engine.max_requests, "requests in the system; more are refused with 503")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   c->add_option("--max-connections", a->server.max_connections, "open connections")->capture_default_str();
-  c->add_option("--max-body-bytes", a->server.max_body_bytes, "longest request body")->capture_default_str();
+  add_size_option(*c, "--max-body-bytes", a->server.max_body_bytes, "longest request body")->capture_default_str();
   c->add_option("--stream-buffer", a->engine.stream_buffer, "tokens a stream may be ahead of its reader")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   c->add_option("--stall-seconds", a->engine.stall_seconds, "a stream whose reader stands still this long is cancelled")->capture_default_str();
   c->add_flag("--warm-up", a->engine.warm_up, "capture all graphs before the first request (GPU)");

@@ -49,6 +49,7 @@ model::plan_log_header plan_log_header_of(const engine_options& o, const model::
                                           const std::string& device) {
   model::plan_log_header h;
   h.model = m.path;
+  h.load_format = o.load_format;
   h.fingerprint = model::fingerprint(m);
   h.device = device;
   h.dtype = o.dtype;
@@ -64,12 +65,14 @@ model::plan_log_header plan_log_header_of(const engine_options& o, const model::
   return h;
 }
 
-/// A preset's own name (its dots begin no ending), or that of the folder in which the config.json lies.
-std::string dummy_name(const std::string& path) {
-  const std::filesystem::path p(path);
-  if (p.filename() != "config.json") return p.extension() == ".json" ? p.stem().string() : path;
-  const std::string folder = std::filesystem::absolute(p).parent_path().filename().string();
-  return folder.empty() ? "dummy" : folder;
+/// A folder's name (for a config.json, of the one in which it lies), a preset's, or a file's without the ending of its
+/// format: other dots begin no ending.
+std::string name_of(const std::string& path) {
+  std::filesystem::path p = std::filesystem::absolute(path).lexically_normal();
+  if (!p.has_filename() || p.filename() == "config.json") p = p.parent_path();
+  const bool has_ending = (p.extension() == ".gguf" || p.extension() == ".json") && !std::filesystem::is_directory(p);
+  const std::string name = (has_ending ? p.stem() : p.filename()).string();
+  return name.empty() ? "model" : name;
 }
 
 void check(const engine_options& o) {
@@ -97,6 +100,22 @@ void check(const engine_options& o) {
     throw error(errc::invalid_argument, "inject_fault: there is no rank " + std::to_string(f.rank));
 }
 
+/// A scaled rotary embedding reaches further than the context that most files of such models state.
+std::uint64_t longest_sequence(const model::model_config& c) {
+  const model::rope_config& r = c.rope;
+  const double scaled = r.scaling == model::rope_scaling::linear ? c.context * r.factor
+                        : r.scaling == model::rope_scaling::yarn ? r.original_context * r.factor
+                                                                 : 0;
+  return std::max<std::uint64_t>(c.context, static_cast<std::uint64_t>(scaled));
+}
+
+void check(const engine_options& o, const model::model_config& c) {
+  if (const std::uint64_t most = longest_sequence(c); o.max_model_len > most)
+    throw error(errc::invalid_argument, "max_model_len " + std::to_string(o.max_model_len) +
+                                            " is more than the model's context of " + std::to_string(most) +
+                                            " tokens: ask for shorter sequences");
+}
+
 }  // namespace
 
 engine::impl::impl(engine_options options)
@@ -115,6 +134,7 @@ void engine::impl::load() {
   auto text = std::async(std::launch::async,
                          [this, config = dummy ? &model_->config : nullptr] { return load_text(options_, info_.path, config); });
   if (!dummy) model_ = model::open_model(info_.path).value();
+  check(options_, model_->config);
   rank::made_ranks made = rank::make_ranks(options_, model_, sinks_).value();
   actor_parts parts;
   parts.ranks = std::move(made.group);
@@ -167,9 +187,7 @@ void engine::impl::load() {
 
 void engine::impl::describe() {
   const auto& c = model_->config;
-  info_.name = !options_.served_model_name.empty()  ? options_.served_model_name
-               : options_.load_format == "dummy" ? dummy_name(info_.path)
-                                                 : std::filesystem::path(info_.path).stem().string();
+  info_.name = options_.served_model_name.empty() ? name_of(info_.path) : options_.served_model_name;
   info_.architecture = c.architecture;
   info_.n_layers = c.n_layers;
   info_.hidden = c.hidden;

@@ -9,7 +9,7 @@ struct engine_options {
   std::string model;                        ///< a .gguf file, a directory with config.json and *.safetensors, or a name in the model folder
   std::string load_format = "auto";         ///< auto: the model's files; dummy: random weights and a made-up tokenizer for the config.json
                                             ///< that `model` is or holds, or the preset that it names (llama-3.1-8b, ...): to measure speed
-  std::string served_model_name;            ///< empty: the model's file name without its ending
+  std::string served_model_name;            ///< empty: the model's folder or file name, without .gguf
   std::string chat_template;                ///< a file with a Jinja template; empty: the model's own
   std::string device = "auto";              ///< auto (the first GPU, else the CPU), cpu, cuda, cuda:N
   std::string dtype = "auto";               ///< what is computed in: auto, float32; on a GPU also bfloat16, float16
@@ -21,7 +21,7 @@ struct engine_options {
   double gpu_memory_utilization = 0.9;      ///< share of the free memory that a GPU rank may take
   std::uint32_t tensor_parallel_size = 1;   ///< ranks that share every layer of the model; on the CPU any size that divides its heads gives the same bits
   std::uint32_t threads = 0;                ///< compute threads on the CPU, of all ranks together; each has at least one
-  std::uint32_t max_model_len = 0;          ///< tokens of one sequence; 0: the model's context, as far as the cache holds it
+  std::uint32_t max_model_len = 0;          ///< tokens of one sequence, at most the model's context; 0: that, as far as the cache holds it
   std::uint32_t max_num_seqs = 64;          ///< sequences that run at once
   std::uint32_t max_num_batched_tokens = 0; ///< tokens in one step
   std::uint64_t kv_cache_memory_bytes = 0;  ///< 0: a share of the free memory, at most what the options can use

@@ -8,7 +8,7 @@
 
 #include "src/base/result.hpp"
 #include "src/link/bytes.hpp"
-#include "src/link/sha256.hpp"
+#include "src/link/crypto.hpp"
 #include "src/model/backend.hpp"
 
 /// What the process of rank 0 and that of another rank say to each other over one connection. A frame is its length and

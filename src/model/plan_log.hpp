@@ -17,8 +17,9 @@
 namespace troupe::model {
 
 struct plan_log_header {
-  std::string model;              ///< its path, for people
+  std::string model;              ///< its path, or the preset's name
   std::uint64_t fingerprint = 0;  ///< of the model
+  std::string load_format;        ///< as in the engine's options
   std::string device, dtype, quantization, kv_cache_dtype;
   bool deterministic = false, enforce_eager = false, reference = false;
   std::uint32_t max_model_len = 0, max_num_seqs = 0, max_num_batched_tokens = 0, n_pages = 0;  ///< as the rank had them

@@ -55,6 +55,7 @@ class header_text {
 bool parse(std::string_view text, plan_log_header& h) {
   header_text t(text);
   t.read("model", h.model);
+  t.read("load_format", h.load_format);
   t.read("fingerprint", h.fingerprint);
   t.read("device", h.device);
   t.read("dtype", h.dtype);

@@ -27,6 +27,7 @@ std::string text_of(const plan_log_header& h) {
     out += std::string(key) + "=" + value + "\n";
   };
   line("model", h.model);
+  line("load_format", h.load_format);
   line("fingerprint", std::to_string(h.fingerprint));
   line("device", h.device);
   line("dtype", h.dtype);

@@ -67,6 +67,7 @@ class toy_device final : public backend {
 plan_log_header header() {
   plan_log_header h;
   h.model = "/some where/model=1.gguf";
+  h.load_format = "auto";
   h.fingerprint = 0xfedcba9876543210u;
   h.device = "cpu";
   h.dtype = "auto";
@@ -148,6 +149,7 @@ BOOST_AUTO_TEST_CASE(what_was_written_is_read) {
     auto r = plan_log_reader::open(path).value();
     const plan_log_header h = r.header(), want = header();
     BOOST_TEST(h.model == want.model);
+    BOOST_TEST(h.load_format == want.load_format);
     BOOST_TEST(h.fingerprint == want.fingerprint);
     BOOST_TEST(h.kv_cache_dtype == "f16");
     BOOST_TEST(h.quantization.empty());

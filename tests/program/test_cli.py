@@ -198,6 +198,15 @@ class Files(ProgramTest):
         self.fail_with(2, "generate", TINY, "--max-model-len", "64", "--prompt", "word and word " * 40, names=64)
         self.fail_with(2, "logits", TINY, "--tokens", ids, "--out", self.folder / "o.npy", names=CONTEXT)
 
+    def test_sequences_longer_than_the_model_s_context_are_refused(self):
+        names = (f"max_model_len {CONTEXT + 1}", f"context of {CONTEXT} tokens")
+        for command, *options in (("serve", "--port", "0"), ("generate", "--prompt", "x", "-n", "1"), ("generate", "--prompt", "x", "--reference"),
+                                  ("generate", "--prompt", "x", "--tensor-parallel-size", "2"), ("chat",)):
+            with self.subTest(command=command, options=options):
+                self.fail_with(2, command, TINY, "--max-model-len", CONTEXT + 1, *options, names=names)
+        self.fail_with(2, "bench", TINY, "-p", CONTEXT, "-n", "0", names=names)
+        self.succeed("generate", TINY, "--prompt", "x", "-n", "1", "--max-model-len", CONTEXT)
+
     def test_a_folder_without_tokenizer_runs_ids_but_no_text(self):
         self.fail_with(2, "tokenize", TINY.parent, stdin="x", names="tokenizer.json")
         self.fail_with(2, "generate", TINY.parent, "--prompt", "x", names="token ids")
@@ -254,6 +263,24 @@ class Configuration(ProgramTest):
         config = self.file("c.toml", 'max-num-seqs = 3\nmax-requests = 33\nkv-cache-dtype = "f32"\n')
         o = self.effective("--config", config, "--max-num-seqs", "7", TROUPE_MAX_NUM_SEQS=5, TROUPE_MAX_REQUESTS=55)
         self.assertEqual((o["max-num-seqs"], o["max-requests"], o["kv-cache-dtype"]), (7, 55, "f32"))
+
+    def test_sizes_may_have_units(self):
+        sizes = {"0": 0, "4096": 4096, "4096B": 4096, "64k": 64 << 10, "512M": 512 << 20, "8G": 8 << 30, "1.5G": 3 << 29, "8GiB": 8 << 30, "8gib": 8 << 30, "8Gi": 8 << 30,
+                 "8GB": 8 * 10**9, "0.5TB": 5 * 10**11, "2T": 2 << 40, "250MB": 250 * 10**6, "9007199254740993": 9007199254740993}
+        for text, n in sizes.items():
+            with self.subTest(text=text):
+                o = self.effective("--kv-cache-memory-bytes", text, TROUPE_MAX_BODY_BYTES=text)
+                self.assertEqual((o["kv-cache-memory-bytes"], o["max-body-bytes"]), (n, n))
+        file = 'kv-cache-memory-bytes = "1.5G"\nmax-body-bytes = 65536\n'
+        o = self.effective("--config", self.file("c.toml", file))
+        self.assertEqual((o["kv-cache-memory-bytes"], o["max-body-bytes"]), (3 << 29, 65536))
+        for text in ("", "G", "8X", "8Gb1", "8 G", "-1", "-1G", "1.5", ".5G", "1.G", "1..5G", "1.-5G", "1e3", "1.5e3G", "nan", "inf", "0x10", "8i", "16777216T",
+                     "99999999999999999999"):
+            with self.subTest(text=text):
+                self.fail_with(2, "generate", TINY, "--prompt", "x", f"--kv-cache-memory-bytes={text}", names="--kv-cache-memory-bytes")
+        self.fail_with(2, "serve", TROUPE_MAX_BODY_BYTES="8X", names=("TROUPE_MAX_BODY_BYTES (--max-body-bytes): '8X' is not a size",))
+        self.fail_with(2, "serve", "--config", self.file("c.toml", 'max-body-bytes = "8X"\n'), names=("c.toml: --max-body-bytes: '8X' is not a size",))
+        self.assertIn("8GB (in 1000s)", " ".join(self.succeed("serve", "--help").decode().split()))
 
     def test_errors_in_the_file_name_the_place(self):
         self.fail_with(2, "serve", "--config", self.file("c.toml", "max-num-seq = 3\n"), names=("max-num-seq", "max-num-seqs"))

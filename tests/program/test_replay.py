@@ -87,6 +87,18 @@ class Replay(ProgramTest):
         self.fail_with(2, "generate", TINY_QUANT, "--tokens", self.file("ids", "1 2"), "--plan-log", self.folder / "no" / "log",
                        names="plan_log")
 
+    def test_random_weights_are_made_again(self):
+        config = self.file("config.json", (TINY.parent / "config.json").read_text())
+        log = self.folder / "plans"
+        for model in (self.folder, config):
+            self.succeed("generate", model, "--load-format", "dummy", "--prompt", "one two", "-n", 30, "--ignore-eos", "--plan-log", log)
+            for given in ((), (self.folder,), (config,)):
+                with self.subTest(model=model, given=given):
+                    said = json.loads(self.succeed("replay", *given, "--plan-log", log, "--json"))
+                    self.assertEqual((said["tokens"], said["differences"]), (30, 0))
+        other = self.file("other.json", config.read_text().replace('"intermediate_size": 128', '"intermediate_size": 96'))
+        self.fail_with(2, "replay", other, "--plan-log", log, names=(log.name, "another model"))
+
     def test_a_full_disk_does_not_stop_the_server(self):
         with Server(TINY, "--plan-log", "/dev/full") as server:
             for _ in range(3):

@@ -1,4 +1,4 @@
-#include "src/link/sha256.hpp"
+#include "src/link/crypto.hpp"
 
 #include <boost/test/unit_test.hpp>
 #include <random>
@@ -28,6 +28,7 @@ BOOST_AUTO_TEST_CASE(examples_of_rfc_4231) {
   BOOST_TEST(
       hex(hmac_sha256(std::string(131, '\xaa'), bytes_of("Test Using Larger Than Block-Size Key - Hash Key First"))) ==
       "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+  BOOST_TEST(hex(hmac_sha256({}, {})) == "b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad");
 }
 
 BOOST_AUTO_TEST_CASE(the_pieces_do_not_matter) {
@@ -53,4 +54,13 @@ BOOST_AUTO_TEST_CASE(equal_is_of_all_bytes) {
     b[i] ^= std::byte{1};
     BOOST_TEST(!equal(a, b));
   }
+}
+
+BOOST_AUTO_TEST_CASE(random_bytes_are_new_each_time) {
+  digest a{}, b{};
+  fill_random(a);
+  fill_random(b);
+  BOOST_TEST(!equal(a, b));
+  BOOST_TEST(!equal(a, digest{}));
+  fill_random({});
 }

@@ -1,30 +1,29 @@
 #pragma once
 #include <array>
 #include <cstddef>
-#include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
-/// SHA-256 (FIPS 180-4) and HMAC (RFC 2104) over it: for the proof that both ends of a link know the same secret, and
-/// for the name of a model's contents.
+struct evp_md_ctx_st;
+
+/// What a link needs of OpenSSL: SHA-256 and HMAC over it, for the proof that both ends know the same secret and for
+/// the name of a model's contents, and random bytes. Where OpenSSL fails, these throw std::runtime_error.
 namespace troupe::link {
 
 using digest = std::array<std::byte, 32>;
 
 class sha256 {
  public:
+  sha256();
   sha256& add(std::span<const std::byte> bytes);
   sha256& add(std::string_view text) { return add(std::as_bytes(std::span(text.data(), text.size()))); }
+  /// The last call on this one.
   digest finish();
 
  private:
-  void block(const std::byte* at);
-
-  std::array<std::uint32_t, 8> state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-  std::array<std::byte, 64> pending_{};
-  std::uint64_t n_bytes_ = 0;
+  std::unique_ptr<evp_md_ctx_st, void (*)(evp_md_ctx_st*)> context_;
 };
 
 digest hmac_sha256(std::string_view key, std::span<const std::byte> message);
@@ -34,7 +33,6 @@ bool equal(const digest&, const digest&) noexcept;
 
 std::string hex(std::span<const std::byte>);
 
-/// Bytes from the system's generator. Throws std::runtime_error where it has none.
 void fill_random(std::span<std::byte>);
 
 }  // namespace troupe::link
