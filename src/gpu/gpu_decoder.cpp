@@ -13,8 +13,6 @@ using kernels::dtype;
 
 namespace {
 
-std::uint64_t element_bytes(dtype t) { return t == dtype::f32 ? 4 : 2; }
-
 g::gate_activation gate_of(model::activation a) {
   switch (a) {
     case model::activation::gelu_tanh:

@@ -14,6 +14,9 @@
 
 namespace troupe::gpu {
 
+/// Of activations and unquantized weights, in f32, f16 or bf16.
+constexpr std::uint64_t element_bytes(kernels::dtype t) { return t == kernels::dtype::f32 ? 4 : 2; }
+
 enum class quantization : std::uint8_t { none, int8, int4, fp8 };  ///< of linear layers' unquantized weights, at load
 
 struct gpu_options {

@@ -17,8 +17,6 @@ using kernels::dtype;
 constexpr std::uint64_t ring_bytes = 8u << 20;
 constexpr std::uint32_t max_threads = 8;
 
-std::uint64_t element_bytes(dtype t) { return t == dtype::f32 ? 4 : 2; }
-
 void round_to(dtype to, std::span<const float> from, std::byte* out) {
   for (std::size_t i = 0; i < from.size(); ++i) {
     if (to == dtype::f32) {
