@@ -20,9 +20,9 @@ struct device_info {
   std::uint64_t total_bytes = 0;
 };
 
-/// The cards that this build has code for; empty where there is no driver or no card.
+/// The cards of a compute capability that the kernels know; empty where there is no driver or no card.
 std::vector<device_info> devices();
-/// Makes the card current on the calling thread. Errors: not_found.
+/// Makes the card current on the calling thread. Errors: not_found, unsupported.
 result<device_info> use_device(int ordinal);
 
 template <class Handle, cudaError_t (*Destroy)(Handle)>

@@ -28,8 +28,8 @@ struct gpu_options {
   std::uint32_t max_slots = 64;
   std::uint32_t max_batched_tokens = 2048;
   std::uint32_t max_model_len = 0;  ///< 0: the model's context
-  std::uint32_t n_pages =
-      0;  ///< 0: what is left of `memory_share` of the free memory, at most max_slots full sequences
+  /// 0: what is left of `memory_share` of the free memory, at most max_slots full sequences.
+  std::uint32_t n_pages = 0;
   double memory_share = 0.9;
   bool deterministic = false;  ///< no product chosen by the number of tokens
   bool graphs = true;
