@@ -178,7 +178,7 @@ result<void> gpu_decoder::forward(const bucket& b, const step_layout& l, std::by
   const auto* tokens = step_layout::at<g::input_token>(inputs, l.tokens);
   const auto* positions = step_layout::at<std::uint32_t>(inputs, l.positions);
   checked ok;
-  ok(g::embed(weights_.embedding, tokens, last_token, 1.0f, h_, nullptr, &header->n_tokens, b.tokens, stream), "embed");
+  ok(g::embed(weights_.embedding, tokens, last_token, 1.0f, h_, &header->n_tokens, b.tokens, stream), "embed");
   // A rank has zeros for tokens of the others' rows, so this sum rounds nothing.
   if (group_) ok(group_->all_reduce(h_, std::uint64_t{b.tokens} * c_.hidden, stream));
   ok(g::rope_table(positions, frequencies_, c_.rope.dim, c_.rope.attention_factor, rope_, &header->n_tokens, b.tokens,
