@@ -1,6 +1,6 @@
-#include "kernels/gpu/card_clock.cuh"
 #include "kernels/gpu/sample.hpp"
 
+#include "kernels/gpu/card_clock.cuh"
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/sample_finish.cuh"
 #include "kernels/gpu/sample_row.cuh"

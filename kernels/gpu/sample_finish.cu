@@ -1,5 +1,6 @@
 #include "kernels/gpu/sample_finish.cuh"
 
+#include "kernels/gpu/card_clock.cuh"
 #include "kernels/gpu/sample_block.cuh"
 
 // A filter keeps the likeliest tokens up to a rank: by number (top_k), then by probability of what is left (top_p), min_p
@@ -13,12 +14,6 @@ namespace {
 constexpr float mass_unit = 0x1p42f;     ///< of the largest value's exp: 2^20 tokens do not overflow
 constexpr float bins_per_unit = 64.0f;   ///< of (top - value) / temperature; the last bin holds all from 32 on
 enum result_flag : std::uint32_t { not_finite = 1, nothing_allowed = 2, gate_closed = 4 };
-
-__device__ std::uint64_t nanoseconds() {
-  std::uint64_t t;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
-  return t;
-}
 
 /// What is fixed while one row is drawn.
 struct row_draw {
@@ -267,9 +262,9 @@ __device__ std::uint64_t draw_filtered(row_draw d, block_room& room, const slot_
 __device__ bool await_mask(const sample_args& a, const sample_row& row, std::uint32_t* mask) {
   bool open = true;
   if (threadIdx.x == 0) {
-    const std::uint64_t wanted = *a.gate_value, start = nanoseconds();
+    const std::uint64_t wanted = *a.gate_value, start = card_clock();
     while (a.gates[row.gate_word] < wanted) {
-      open = nanoseconds() - start < a.gate_patience_ns;
+      open = card_clock() - start < a.gate_patience_ns;
       if (!open) break;
       __nanosleep(500);
     }
