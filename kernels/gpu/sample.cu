@@ -104,8 +104,8 @@ __global__ __launch_bounds__(n_scan_threads) void scan_kernel(const sample_args 
       float high = INFINITY;
 #pragma unroll
       for (unsigned j = 0; j < n_scan_quads; ++j) {
-        const philox_words words = draw_words(slot.seed, slot.choice, row.position,
-                                              first_quad + j * n_scan_threads + threadIdx.x);
+        const philox_words words =
+            draw_words(slot.seed, slot.choice, row.position, first_quad + j * n_scan_threads + threadIdx.x);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const race_bounds b = bounds_of(words.w[i], (x[j][i] - top) * scale2);

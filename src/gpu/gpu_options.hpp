@@ -21,7 +21,7 @@ enum class quantization : std::uint8_t { none, int8, int4, fp8 };  ///< of linea
 
 struct gpu_options {
   int device = 0;
-  model::group_place place;  ///< among tensor-parallel ranks
+  model::group_place place;                       ///< among tensor-parallel ranks
   kernels::dtype compute = kernels::dtype::bf16;  ///< f32, f16 or bf16: activations and unquantized weights
   kernels::gpu::kv_type kv = kernels::gpu::kv_type::bf16;
   quantization quantize = quantization::none;
@@ -34,7 +34,7 @@ struct gpu_options {
   bool deterministic = false;  ///< no product chosen by the number of tokens
   bool graphs = true;
   std::chrono::milliseconds mask_patience = model::mask_patience;  ///< how long a step waits for its rows' masks
-  std::string plan_file;       ///< where timed choices of products are kept; empty: not kept
+  std::string plan_file;  ///< where timed choices of products are kept; empty: not kept
   std::function<cudaError_t(step_seq, cudaStream_t)> before_step;  ///< tests enqueue what goes wrong on a card here
 };
 
