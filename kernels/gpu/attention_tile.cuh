@@ -224,7 +224,7 @@ __device__ inline kv_lane<E4m3, HeadDim> value_lane(std::uint32_t tile) {
 }
 
 /// s[m][0], s[m][1] += Q K^T for the 16 positions from 16 * pair of the tile and columns 16 * step (e4m3: 32) of
-/// head_dim. q(m, step, fragment) gives A fragments.
+/// head_dim. q(m, step) gives A fragments.
 ///
 /// With e4m3 a lane gets four consecutive codes 4t .. 4t+3 per 16 columns, which stand for the fragment's k = 2t, 2t+1,
 /// 2t+8, 2t+9; `store_queries` orders the queries' columns alike.

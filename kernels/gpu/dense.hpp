@@ -16,10 +16,9 @@ struct embedding_table {
 };
 
 /// h[t] = scale * table[token t]; literal ids, or last_token[slot] for last_token_of(slot). Ids are checked by the
-/// host. Also writes the resolved ids to token_ids[t] (may be null).
+/// host.
 cudaError_t embed(const embedding_table&, const input_token* tokens, const std::int32_t* last_token, float scale,
-                  float* h, std::int32_t* token_ids, const std::uint32_t* n_tokens, std::uint32_t max_tokens,
-                  cudaStream_t);
+                  float* h, const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t);
 
 /// h += bias (null: none), then out = h / sqrt(mean(h^2) + eps) * (weight + weight_offset), rounded once to `type`.
 /// h [n, hidden] f32 residual, weight and bias [hidden] f32. hidden a multiple of 4, up to 2^17.
@@ -90,10 +89,6 @@ enum class gate_activation : std::uint8_t { silu, gelu_tanh, gelu_erf };
 cudaError_t gated_activation(gate_activation, const void* gate_up, const float* gate_bias, const float* up_bias,
                              void* out, dtype type, std::uint32_t ffn, const std::uint32_t* n_tokens,
                              std::uint32_t max_tokens, cudaStream_t);
-
-/// h[t] += bias for rows whose product had none; f32 [n, cols].
-cudaError_t add_bias(float* h, const float* bias, std::uint32_t cols, const std::uint32_t* n_tokens,
-                     std::uint32_t max_tokens, cudaStream_t);
 
 /// Random weights on the device: normal with this deviation, from a counter (seed, element index); any `type` of f32,
 /// f16, bf16.

@@ -27,12 +27,11 @@ constexpr int embed_threads = 256;
 /// per token: not worth wide loads of blocks whose bytes lie at odd addresses.
 template <class Row>
 __global__ void embed_kernel(embedding_table table, const input_token* tokens, const std::int32_t* last_token,
-                             float scale, float* h, std::int32_t* token_ids, const std::uint32_t* n_tokens) {
+                             float scale, float* h, const std::uint32_t* n_tokens) {
   const std::uint32_t t = blockIdx.x;
   if (t >= *n_tokens) return;
   const input_token input = tokens[t];
   const std::int32_t id = input >= 0 ? input : last_token[-1 - input];
-  if (token_ids != nullptr && blockIdx.y == 0 && threadIdx.x == 0) token_ids[t] = id;
   const std::uint32_t at = static_cast<std::uint32_t>(id) - table.first_row;
   const bool here = at < table.vocab;
   const std::byte* row = static_cast<const std::byte*>(table.data) + std::uint64_t{here ? at : 0} * table.row_bytes;
@@ -44,14 +43,12 @@ __global__ void embed_kernel(embedding_table table, const input_token* tokens, c
 }  // namespace
 
 cudaError_t embed(const embedding_table& table, const input_token* tokens, const std::int32_t* last_token, float scale,
-                  float* h, std::int32_t* token_ids, const std::uint32_t* n_tokens, std::uint32_t max_tokens,
-                  cudaStream_t stream) {
+                  float* h, const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t stream) {
   if (max_tokens == 0) return cudaSuccess;
   const std::uint32_t blocks = (table.hidden + embed_threads - 1) / embed_threads;
   const dim3 grid(max_tokens, blocks < 16 ? blocks : 16);
   const auto launch = [&](auto row) {
-    embed_kernel<decltype(row)>
-        <<<grid, embed_threads, 0, stream>>>(table, tokens, last_token, scale, h, token_ids, n_tokens);
+    embed_kernel<decltype(row)><<<grid, embed_threads, 0, stream>>>(table, tokens, last_token, scale, h, n_tokens);
     return cudaGetLastError();
   };
   if (traits(table.type).quantized)

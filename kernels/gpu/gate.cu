@@ -32,20 +32,6 @@ __global__ void __launch_bounds__(gate_threads)
   }
 }
 
-/// Block (x, y): columns of token x.
-__global__ void add_bias_kernel(float* h, const float* bias, std::uint32_t cols, const std::uint32_t* n_tokens) {
-  const std::uint64_t t = blockIdx.x;
-  if (t >= *n_tokens) return;
-  for (std::uint32_t i = blockIdx.y * blockDim.x + threadIdx.x; i < cols; i += gridDim.y * blockDim.x)
-    h[t * cols + i] += bias[i];
-}
-
-/// How many blocks share a row of n items.
-std::uint32_t row_blocks(std::uint32_t n) {
-  const std::uint32_t blocks = (n + gate_threads - 1) / gate_threads;
-  return blocks < 64 ? blocks : 64;
-}
-
 }  // namespace
 
 cudaError_t gated_activation(gate_activation activation, const void* gate_up, const float* gate_bias,
@@ -55,8 +41,8 @@ cudaError_t gated_activation(gate_activation activation, const void* gate_up, co
   if (ffn % 8 != 0) return cudaErrorInvalidValue;
   return with_element(type, [&](auto x) {
     using T = decltype(x);
-    const std::uint32_t packets = ffn / packet<T>::size;
-    const dim3 grid(max_tokens, row_blocks(packets));
+    const std::uint32_t packets = ffn / packet<T>::size, blocks = (packets + gate_threads - 1) / gate_threads;
+    const dim3 grid(max_tokens, blocks < 64 ? blocks : 64);
     const auto launch = [&](auto kernel) {
       return launch_dependent(kernel, grid, gate_threads, 0, stream, static_cast<const packet<T>*>(gate_up), gate_bias,
                               up_bias, static_cast<packet<T>*>(out), packets, n_tokens);
@@ -71,13 +57,6 @@ cudaError_t gated_activation(gate_activation activation, const void* gate_up, co
     }
     return cudaErrorInvalidValue;
   });
-}
-
-cudaError_t add_bias(float* h, const float* bias, std::uint32_t cols, const std::uint32_t* n_tokens,
-                     std::uint32_t max_tokens, cudaStream_t stream) {
-  if (max_tokens == 0 || cols == 0) return cudaSuccess;
-  add_bias_kernel<<<dim3(max_tokens, row_blocks(cols)), gate_threads, 0, stream>>>(h, bias, cols, n_tokens);
-  return cudaGetLastError();
 }
 
 }  // namespace troupe::kernels::gpu

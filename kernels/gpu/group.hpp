@@ -4,8 +4,8 @@
 /// What ranks that share a model do beside NCCL's collectives.
 namespace troupe::kernels::gpu {
 
-/// h[i] += the sum over r < size of parts[r * stride + i], r ascending, for i < n; f32, n and stride multiples of 4. The
-/// order is fixed, where an all-reduce's may depend on n. Bytes: 4 * n * (size + 2).
+/// h[i] += the sum over r < size of parts[r * stride + i], r ascending, for i < n; f32, n and stride multiples of 4.
+/// The order is fixed, where an all-reduce's may depend on n. Bytes: 4 * n * (size + 2).
 cudaError_t add_parts(float* h, const float* parts, std::uint32_t size, std::uint64_t stride, std::uint64_t n,
                       cudaStream_t);
 

@@ -8,8 +8,7 @@
 // core products in ascending blocks of 32 columns (f32: of fused multiply-adds). Columns beyond the last are zeros.
 //
 //   stream  up to 32 tokens: bound by reading the weights. A warp per segment; each lane's pieces pass through a queue
-//   of
-//           its own in shared memory, so that nobody waits for anybody until the segments are added.
+//           of its own in shared memory, so that nobody waits for anybody until the segments are added.
 //   tile    more tokens: blocks of rows x tokens, whose pieces the warps of a block share.
 //   plain   f32.
 

@@ -4,10 +4,10 @@
 
 /// Tensor core products over 16-byte pieces.
 ///
-/// A lane with g = lane / 4 and t = lane % 4 holds columns 8 t .. 8 t + 7 of row g of a block of 32 columns: one 16-byte
-/// load per 8 rows. Two m16n8k16 products use such pieces up, elements 0..3 in the first (its k positions 2t, 2t+1,
-/// 2t+8, 2t+9) and 4..7 in the second. Weights and tokens are permuted alike, so the sums are those of the plain order;
-/// but every kernel that promises equal bits has to use this one.
+/// A lane with g = lane / 4 and t = lane % 4 holds columns 8 t .. 8 t + 7 of row g of a block of 32 columns: one
+/// 16-byte load per 8 rows. Two m16n8k16 products use such pieces up, elements 0..3 in the first (its k positions 2t,
+/// 2t+1, 2t+8, 2t+9) and 4..7 in the second. Weights and tokens are permuted alike, so the sums are those of the plain
+/// order; but every kernel that promises equal bits has to use this one.
 namespace troupe::kernels::gpu {
 
 /// c += W X^T for 16 weight rows (`low`: rows 0..7, `high`: 8..15), 8 tokens, 32 columns. c[0], c[1]: row g, tokens 2t

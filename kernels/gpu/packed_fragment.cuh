@@ -1,6 +1,7 @@
 #pragma once
+#include "kernels/gpu/fragments.cuh"
+#include "kernels/gpu/packed_codes.cuh"
 #include "kernels/gpu/packed_layout.hpp"
-#include "kernels/gpu/packed_mma.cuh"
 
 /// What a warp does with one record of packed weights: load() puts its part of the record into registers, multiply()
 /// adds the products with x to acc, one sum per row and token. Integers meet x in the tensor core; scales meet their

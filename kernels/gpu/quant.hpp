@@ -43,9 +43,9 @@ bool pack_e4m3_rows_host(const std::byte* source, float scale, std::uint32_t row
 /// out[r][c] of `type` for all rows: for products with many tokens.
 cudaError_t dequantize(const packed_weight&, void* out, dtype type, cudaStream_t);
 
-/// y = x W^T for few tokens, streaming W once per 8 tokens: x [n, cols] of `type`, y [n, rows] of y_type with leading
-/// dimension ld_y in elements, or y += in f32 where `accumulate`. n = *n_tokens <= max_tokens. f32 sums; the order of a
-/// sum depends on the matrix's shape only, so rows do not depend on n.
+/// y = x W^T for few tokens, streaming W once per 8 tokens, or 16 where there may be more: x [n, cols] of `type`,
+/// y [n, rows] of y_type with leading dimension ld_y in elements, or y += in f32 where `accumulate`. n = *n_tokens <=
+/// max_tokens. f32 sums; the order of a sum depends on the matrix's shape only, so rows do not depend on n.
 struct packed_matmul_args {
   packed_weight weight;
   const void* x;

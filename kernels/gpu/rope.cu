@@ -24,7 +24,8 @@ struct alignas(2 * sizeof(T)) two {
   T v[2];
 };
 
-/// Rounds a head in `x` (f32, shared by the warp) into the cache at `element`; `scale` is the position's (e4m3 only).
+/// Rounds a head in `x` (f32, shared by the warp) into the pool from element `first`; `scale` is the position's (e4m3
+/// only).
 template <kv_type type>
 __device__ void store_head(const float* x, std::uint32_t head_dim, void* pool, std::uint64_t first, float* scale) {
   const std::uint32_t lane = threadIdx.x % 32;

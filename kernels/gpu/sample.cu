@@ -1,6 +1,6 @@
-#include "kernels/gpu/card_clock.cuh"
 #include "kernels/gpu/sample.hpp"
 
+#include "kernels/gpu/card_clock.cuh"
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/sample_finish.cuh"
 #include "kernels/gpu/sample_row.cuh"
@@ -26,118 +26,154 @@ __device__ std::uint32_t block_max(std::uint32_t key, std::uint32_t (&room)[n_sc
   return key;
 }
 
+/// A thread's quads of a chunk: quad j is number first + j * n_scan_threads of the row.
+struct scan_quads {
+  std::uint32_t first;
+  float x[n_scan_quads][4];  ///< raw logits, then values, then lower bounds of scores
+  std::uint32_t valid[n_scan_quads];
+  __device__ std::uint32_t quad(unsigned j) const { return first + j * n_scan_threads; }
+};
+
+/// What a block's threads exchange. Every reduction has a room of its own, so that it takes one barrier.
+struct scan_room {
+  std::uint32_t raw[n_scan_warps], top[n_scan_warps], token[n_scan_warps], bound[n_scan_warps];
+  std::uint32_t biased[chunk_tokens / 4 / 32], n_found, found[max_candidates];
+  float sum[n_scan_warps];
+};
+
+__device__ void fetch_chunk(const row_view& view, scan_quads& q) {
+  const std::uint32_t n_quads = (view.vocab + 3) / 4;
+#pragma unroll
+  for (unsigned j = 0; j < n_scan_quads; ++j) {
+    q.valid[j] = 0;
+    if (q.quad(j) < n_quads) {
+      q.valid[j] = fetch(view, q.quad(j), q.x[j]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) q.x[j][i] = -INFINITY;
+    }
+  }
+}
+
+__device__ bool any_not_finite(const scan_quads& q) {
+  bool bad = false;
+#pragma unroll
+  for (unsigned j = 0; j < n_scan_quads; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      bad = bad || ((q.valid[j] >> i & 1) && (__float_as_uint(q.x[j][i]) & 0x7fffffffu) >= 0x7f800000u);
+  return bad;
+}
+
+/// The largest of the block's values, to all threads.
+__device__ float largest(const scan_quads& q, std::uint32_t (&room)[n_scan_warps]) {
+  float most = -INFINITY;
+#pragma unroll
+  for (unsigned j = 0; j < n_scan_quads; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) most = fmaxf(most, q.x[j][i]);
+  return value_of(block_max(key_of(most), room));
+}
+
+/// The sum of exp(x - top) over a warp.
+__device__ float warp_exp_sum(const scan_quads& q, float top) {
+  float sum = 0;
+#pragma unroll
+  for (unsigned j = 0; j < n_scan_quads; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum += __expf(q.x[j][i] - top);
+  return warp_sum(sum);
+}
+
+/// The lowest token of a warp that has this value.
+__device__ std::uint32_t lowest_token(const scan_quads& q, float value) {
+  std::uint32_t token = 0xffffffffu;
+#pragma unroll
+  for (unsigned j = n_scan_quads; j-- > 0;)  // downwards, so that the lowest stays
+#pragma unroll
+    for (unsigned i = 4; i-- > 0;)
+      if (q.x[j][i] == value) token = 4 * q.quad(j) + i;
+  return __reduce_min_sync(0xffffffffu, token);
+}
+
+/// Names the tokens that can have won an unfiltered draw: those whose lower bound is not above the least upper bound.
+__device__ void name_candidates(scan_quads& q, float top, float scale, const noise_key& key, scan_room& room) {
+  const float scale2 = scale * 1.442695041f;
+  float high = INFINITY;
+#pragma unroll
+  for (unsigned j = 0; j < n_scan_quads; ++j) {
+    const philox_words words = draw_words(key.seed, key.choice, key.position, q.quad(j));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const race_bounds b = bounds_of(words.w[i], (q.x[j][i] - top) * scale2);
+      q.x[j][i] = b.low;
+      high = fminf(high, b.high);
+    }
+  }
+  const float bound = value_of(~block_max(~key_of(high), room.bound)) + race_margin;
+#pragma unroll
+  for (unsigned j = 0; j < n_scan_quads; ++j)
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i)
+      if (q.x[j][i] <= bound && (q.valid[j] >> i & 1)) {
+        const std::uint32_t at = atomicAdd(&room.n_found, 1u);
+        if (at < max_candidates) room.found[at] = 4 * q.quad(j) + i;
+      }
+}
+
 /// Block (c, r): chunk c of row r. 16 KB of logits read, all of a thread's at once.
 __global__ __launch_bounds__(n_scan_threads) void scan_kernel(const sample_args a, chunk_part* parts) {
-  __shared__ std::uint32_t raw_room[n_scan_warps], top_room[n_scan_warps], token_room[n_scan_warps],
-      bound_room[n_scan_warps], biased[chunk_tokens / 4 / 32], n_found, found[max_candidates];
-  __shared__ float sum_room[n_scan_warps];
+  __shared__ scan_room room;
   if (blockIdx.y >= *a.n_rows) return;
   const sample_row row = a.rows[blockIdx.y];
   if (row.flags & sample_skip) return;
   const slot_sampling slot = a.slots[row.slot];
   const draw_rules rules = rules_of(slot, a.vocab);
   row_view view = view_of(a, row, slot);
-  const std::uint32_t first_quad = blockIdx.x * (chunk_tokens / 4), n_quads = (a.vocab + 3) / 4;
+  const std::uint32_t first_quad = blockIdx.x * (chunk_tokens / 4), warp = threadIdx.x / 32;
+  const bool leads = threadIdx.x % 32 == 0;  // a warp's lane that writes what the warp found
   chunk_part* const part = parts + std::size_t{blockIdx.y} * gridDim.x + blockIdx.x;
 
-  float x[n_scan_quads][4];
-  std::uint32_t valid[n_scan_quads];
-#pragma unroll
-  for (unsigned j = 0; j < n_scan_quads; ++j) {
-    const std::uint32_t quad = first_quad + j * n_scan_threads + threadIdx.x;
-    valid[j] = 0;
-    if (quad < n_quads) {
-      valid[j] = fetch(view, quad, x[j]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[j][i] = -INFINITY;
-    }
-  }
-  if (threadIdx.x == 0) n_found = 0;
-
-  bool bad = false;
-  float most = -INFINITY;
-#pragma unroll
-  for (unsigned j = 0; j < n_scan_quads; ++j)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      bad = bad || ((valid[j] >> i & 1) && (__float_as_uint(x[j][i]) & 0x7fffffffu) >= 0x7f800000u);
-      most = fmaxf(most, x[j][i]);
-    }
-  const float raw_top = value_of(block_max(key_of(most), raw_room));
-  bad = __syncthreads_or(bad);
+  scan_quads q;
+  q.first = first_quad + threadIdx.x;
+  fetch_chunk(view, q);
+  if (threadIdx.x == 0) room.n_found = 0;
+  const float raw_top = largest(q, room.raw);
+  const bool bad = __syncthreads_or(any_not_finite(q));
   if (row.flags & sample_logprob) {
-    float sum = 0;
-#pragma unroll
-    for (unsigned j = 0; j < n_scan_quads; ++j)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sum += __expf(x[j][i] - raw_top);
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) sum_room[threadIdx.x / 32] = sum;
+    const float sum = warp_exp_sum(q, raw_top);
+    if (leads) room.sum[warp] = sum;
   }
 
   float top = raw_top;
-  std::uint32_t top_token = 0xffffffffu;
-  const bool masked = row.flags & sample_masked;
-  if (!masked && !bad) {
+  const bool usable = !(row.flags & sample_masked) && !bad;
+  if (usable) {
     if (view.n_biases || view.counts) {
-      if (view.n_biases) note_biases(view, biased, first_quad, chunk_tokens / 4);
-      most = -INFINITY;
+      if (view.n_biases) note_biases(view, room.biased, first_quad, chunk_tokens / 4);
 #pragma unroll
-      for (unsigned j = 0; j < n_scan_quads; ++j) {
-        adjust(view, first_quad + j * n_scan_threads + threadIdx.x, valid[j], x[j]);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) most = fmaxf(most, x[j][i]);
-      }
-      top = value_of(block_max(key_of(most), top_room));
+      for (unsigned j = 0; j < n_scan_quads; ++j) adjust(view, q.quad(j), q.valid[j], q.x[j]);
+      top = largest(q, room.top);
     }
-#pragma unroll
-    for (unsigned j = n_scan_quads; j-- > 0;)  // downwards, so that the lowest stays
-#pragma unroll
-      for (unsigned i = 4; i-- > 0;)
-        if (x[j][i] == top) top_token = 4 * (first_quad + j * n_scan_threads + threadIdx.x) + i;
-    top_token = __reduce_min_sync(0xffffffffu, top_token);
-    if (threadIdx.x % 32 == 0) token_room[threadIdx.x / 32] = top_token;
-
-    if (!rules.greedy && !rules.filtered) {
-      const float scale2 = rules.scale * 1.442695041f;
-      float high = INFINITY;
-#pragma unroll
-      for (unsigned j = 0; j < n_scan_quads; ++j) {
-        const philox_words words = draw_words(slot.seed, slot.choice, row.position,
-                                              first_quad + j * n_scan_threads + threadIdx.x);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const race_bounds b = bounds_of(words.w[i], (x[j][i] - top) * scale2);
-          x[j][i] = b.low;
-          high = fminf(high, b.high);
-        }
-      }
-      const float bound = value_of(~block_max(~key_of(high), bound_room)) + race_margin;
-#pragma unroll
-      for (unsigned j = 0; j < n_scan_quads; ++j)
-#pragma unroll
-        for (unsigned i = 0; i < 4; ++i)
-          if (x[j][i] <= bound && (valid[j] >> i & 1)) {
-            const std::uint32_t at = atomicAdd(&n_found, 1u);
-            if (at < max_candidates) found[at] = 4 * (first_quad + j * n_scan_threads + threadIdx.x) + i;
-          }
-    }
+    const std::uint32_t token = lowest_token(q, top);
+    if (leads) room.token[warp] = token;
+    if (!rules.greedy && !rules.filtered)
+      name_candidates(q, top, rules.scale, {slot.seed, slot.choice, row.position}, room);
   }
   __syncthreads();
-  if (threadIdx.x < max_candidates) part->candidates[threadIdx.x] = found[threadIdx.x];
+  if (threadIdx.x < max_candidates) part->candidates[threadIdx.x] = room.found[threadIdx.x];
   if (threadIdx.x == 0) {
     float sum = 0;
     if (row.flags & sample_logprob)
-      for (float s : sum_room) sum += s;
-    if (!masked && !bad)
-      for (std::uint32_t t : token_room) top_token = min(top_token, t);
+      for (float s : room.sum) sum += s;
+    std::uint32_t top_token = 0xffffffffu;
+    if (usable)
+      for (std::uint32_t t : room.token) top_token = min(top_token, t);
     part->raw_top = raw_top;
     part->raw_sum = sum;
     part->top = top;
     part->top_token = top_token;
     part->bad = bad;
-    part->n_candidates = n_found;
+    part->n_candidates = room.n_found;
   }
 }
 

@@ -54,9 +54,9 @@ struct sample_args {
   const std::uint32_t* masks;  ///< [mask rows][ceil(vocab / 32)] allowed tokens; bit i of word w is token 32 w + i
   const volatile std::uint64_t* gates;  ///< pinned: a row's mask may be read once its gate word is >= *gate_value
   const std::uint64_t* gate_value;
-  std::int32_t* last_token;  ///< [max_slots] written for the next step
-  sample_result* results;    ///< [rows] device
-  void* scratch;             ///< sample_scratch_bytes
+  std::int32_t* last_token;                         ///< [max_slots] written for the next step
+  sample_result* results;                           ///< [rows] device
+  void* scratch;                                    ///< sample_scratch_bytes
   std::uint64_t gate_patience_ns = 10'000'000'000;  ///< how long a row waits for its gate
 };
 /// Scratch needs no initial value. A row with sample_skip writes nothing. Rows with a mask hold up no other row's work,
@@ -72,8 +72,8 @@ cudaError_t reset_counts(const count_reset* resets, const std::uint32_t* n, std:
                          const std::int32_t* history, std::uint32_t* counts, std::uint32_t vocab, cudaStream_t);
 
 /// The last kernel of a step: copies the results to pinned memory, then stores the step's number there with a
-/// system-wide fence between, for the thread that watches the word. `began` (null: nobody asks): as pull_inputs leaves it;
-/// then pinned_seq[1] and [2] become when the step began and ended, by the card's clock.
+/// system-wide fence between, for the thread that watches the word. `began` (null: nobody asks): as pull_inputs leaves
+/// it; then pinned_seq[1] and [2] become when the step began and ended, by the card's clock.
 cudaError_t publish_results(const sample_result* results, const std::uint32_t* n_rows, std::uint32_t max_rows,
                             sample_result* pinned_results, const std::uint64_t* seq, volatile std::uint64_t* pinned_seq,
                             cudaStream_t, const std::uint64_t* began = nullptr);

@@ -74,8 +74,8 @@ __device__ inline double block_sum(double x, block_room& room) {
   return x;
 }
 
-/// Where the running count (or mass) of items 0 .. n_bins - 1 first reaches target(total count, total mass), which is at
-/// least 1 and at most the total; beyond it the index is n_bins. item(i, count, mass) sets both.
+/// Where the running count (or mass) of items 0 .. n_bins - 1 first reaches target(total count, total mass), which is
+/// at least 1 and at most the total; beyond it the index is n_bins. item(i, count, mass) sets both.
 template <class Target, class Item>
 __device__ crossing find_crossing(bool by_mass, block_room& room, Target target, Item item) {
   std::uint32_t counts[bins_each], count = 0;
@@ -132,7 +132,8 @@ __device__ crossing find_crossing(bool by_mass, block_room& room, Target target,
 }
 
 __device__ inline void clear_bins(block_room& room) {
-  for (unsigned i = threadIdx.x; i < n_bins; i += n_finish_threads) room.count[i] = room.mass_low[i] = room.mass_high[i] = 0;
+  for (unsigned i = threadIdx.x; i < n_bins; i += n_finish_threads)
+    room.count[i] = room.mass_low[i] = room.mass_high[i] = 0;
   __syncthreads();
 }
 /// There is no 64-bit addition in shared memory: the carry goes by hand, once per time that the low word wraps.

@@ -1,24 +1,19 @@
 #include "kernels/gpu/sample_finish.cuh"
 
+#include "kernels/gpu/card_clock.cuh"
 #include "kernels/gpu/sample_block.cuh"
 
-// A filter keeps the likeliest tokens up to a rank: by number (top_k), then by probability of what is left (top_p), min_p
-// having taken away what lies below a value. The rank is found in a histogram over the distance to the largest value,
-// with counts and probabilities in fixed point; only the bin in which the border lies is put in order. A bin too full
-// for that is divided again, by ranks, until it is not.
+// A filter keeps the likeliest tokens up to a rank: by number (top_k), then by probability of what is left (top_p),
+// min_p having taken away what lies below a value. The rank is found in a histogram over the distance to the largest
+// value, with counts and probabilities in fixed point; only the bin in which the border lies is put in order. A bin too
+// full for that is divided again, by ranks, until it is not.
 
 namespace troupe::kernels::gpu {
 namespace {
 
-constexpr float mass_unit = 0x1p42f;     ///< of the largest value's exp: 2^20 tokens do not overflow
-constexpr float bins_per_unit = 64.0f;   ///< of (top - value) / temperature; the last bin holds all from 32 on
+constexpr float mass_unit = 0x1p42f;    ///< of the largest value's exp: 2^20 tokens do not overflow
+constexpr float bins_per_unit = 64.0f;  ///< of (top - value) / temperature; the last bin holds all from 32 on
 enum result_flag : std::uint32_t { not_finite = 1, nothing_allowed = 2, gate_closed = 4 };
-
-__device__ std::uint64_t nanoseconds() {
-  std::uint64_t t;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
-  return t;
-}
 
 /// What is fixed while one row is drawn.
 struct row_draw {
@@ -72,7 +67,8 @@ __device__ void fill_value_bins(const row_draw& d, block_room& room) {
 }
 
 /// Ranks [first, last], which (last - first) >> shift < n_bins divides into bins.
-__device__ void fill_rank_bins(const row_draw& d, block_room& room, std::uint64_t first, std::uint64_t last, int shift) {
+__device__ void fill_rank_bins(const row_draw& d, block_room& room, std::uint64_t first, std::uint64_t last,
+                               int shift) {
   clear_bins(room);
   for_quads(d.view, [&](std::uint32_t quad, const float(&x)[4], std::uint32_t valid) {
 #pragma unroll
@@ -185,8 +181,8 @@ __device__ std::uint64_t race(const row_draw& d, block_room& room, std::uint64_t
 __device__ std::uint64_t race_list(const row_draw& d, block_room& room, std::uint32_t n) {
   std::uint64_t best = last_rank;
   for (std::uint32_t i = threadIdx.x; i < n; i += n_finish_threads) {
-    const std::uint64_t rank = score_rank(value_of_rank(room.list[i]), d.top, d.scale, d.key,
-                                          static_cast<std::uint32_t>(room.list[i]));
+    const std::uint64_t rank =
+        score_rank(value_of_rank(room.list[i]), d.top, d.scale, d.key, static_cast<std::uint32_t>(room.list[i]));
     best = rank < best ? rank : best;
   }
   return block_min(best, room);
@@ -222,11 +218,13 @@ __device__ std::uint64_t draw_filtered(row_draw d, block_room& room, const slot_
   fill_value_bins(d, room);
   const std::uint32_t k = slot.top_k > 0 ? static_cast<std::uint32_t>(slot.top_k) : 0xffffffffu;
   const double share = fmax(static_cast<double>(slot.top_p), 0.0);
-  crossing at = find_crossing(false, room, [&](std::uint32_t, std::uint64_t) { return k; }, bin_items{room});
+  crossing at = find_crossing(
+      false, room, [&](std::uint32_t, std::uint64_t) { return k; }, bin_items{room});
   const bool by_count = k < at.total_count, by_mass = slot.top_p < 1;
   const std::uint64_t eligible_mass = at.total_mass;
   if (!by_count && by_mass)
-    at = find_crossing(true, room, [&](std::uint32_t, std::uint64_t m) { return part_of(share, m); }, bin_items{room});
+    at = find_crossing(
+        true, room, [&](std::uint32_t, std::uint64_t m) { return part_of(share, m); }, bin_items{room});
   const bool all = !by_count && !by_mass;
   const std::uint32_t last_bin = all ? n_bins - 1 : at.index;
   std::uint32_t n = all ? at.total_count : at.count_before + at.count;
@@ -236,13 +234,17 @@ __device__ std::uint64_t draw_filtered(row_draw d, block_room& room, const slot_
     if (!all) sort_list(room, n);
     std::uint64_t mass = eligible_mass;
     if (by_count && by_mass) {
-      const crossing c = find_crossing(false, room, [&](std::uint32_t, std::uint64_t) { return k; }, list_items{room, d, n});
+      const crossing c = find_crossing(
+          false, room, [&](std::uint32_t, std::uint64_t) { return k; }, list_items{room, d, n});
       mass = c.mass_before + c.mass;
     }
     if (by_count) n = k;
     if (by_mass) {
       const std::uint64_t wanted = part_of(share, mass);
-      n = find_crossing(true, room, [&](std::uint32_t, std::uint64_t) { return wanted; }, list_items{room, d, n}).index + 1;
+      n = find_crossing(
+              true, room, [&](std::uint32_t, std::uint64_t) { return wanted; }, list_items{room, d, n})
+              .index +
+          1;
     }
     return race_list(d, room, n);
   }
@@ -253,7 +255,8 @@ __device__ std::uint64_t draw_filtered(row_draw d, block_room& room, const slot_
     if (by_mass) {
       const std::uint64_t wanted = part_of(share, b.mass);
       fill_value_bins(d, room);
-      at = find_crossing(true, room, [&](std::uint32_t, std::uint64_t) { return wanted; }, bin_items{room});
+      at = find_crossing(
+          true, room, [&](std::uint32_t, std::uint64_t) { return wanted; }, bin_items{room});
       const std::uint64_t rank = find_border(d, room, true, wanted, at).rank;
       cut = rank < cut ? rank : cut;
     }
@@ -267,9 +270,9 @@ __device__ std::uint64_t draw_filtered(row_draw d, block_room& room, const slot_
 __device__ bool await_mask(const sample_args& a, const sample_row& row, std::uint32_t* mask) {
   bool open = true;
   if (threadIdx.x == 0) {
-    const std::uint64_t wanted = *a.gate_value, start = nanoseconds();
+    const std::uint64_t wanted = *a.gate_value, start = card_clock();
     while (a.gates[row.gate_word] < wanted) {
-      open = nanoseconds() - start < a.gate_patience_ns;
+      open = card_clock() - start < a.gate_patience_ns;
       if (!open) break;
       __nanosleep(500);
     }
@@ -358,8 +361,8 @@ __global__ __launch_bounds__(n_finish_threads, 2) void finish_kernel(const sampl
 
 cudaError_t finish_samples(const sample_args& a, const chunk_part* parts, cudaStream_t stream) {
   const std::uint32_t words = (a.vocab + 127) / 128 + (a.masks ? (a.vocab + 31) / 32 : 0);
-  if (const cudaError_t code = cudaFuncSetAttribute(finish_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                    static_cast<int>(words * 4)))
+  if (const cudaError_t code =
+          cudaFuncSetAttribute(finish_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(words * 4)))
     return code;
   finish_kernel<<<a.max_rows, n_finish_threads, words * 4, stream>>>(a, parts);
   return cudaGetLastError();

@@ -13,11 +13,11 @@ inline constexpr std::uint32_t chunk_tokens = 4096, max_candidates = 8;
 
 /// What the scan finds in chunk_tokens tokens of a row. Its bounds do not depend on the batch, nor do its sums.
 struct alignas(16) chunk_part {
-  float raw_top, raw_sum;        ///< largest raw logit, sum of exp(logit - raw_top) if the row wants a logprob
-  float top;                     ///< largest value
-  std::uint32_t top_token;       ///< the lowest one of equals
-  std::uint32_t bad;             ///< an infinity or a NaN is among the raw logits
-  std::uint32_t n_candidates;    ///< tokens that may win the draw; more than max_candidates: any of the chunk
+  float raw_top, raw_sum;      ///< largest raw logit, sum of exp(logit - raw_top) if the row wants a logprob
+  float top;                   ///< largest value
+  std::uint32_t top_token;     ///< the lowest one of equals
+  std::uint32_t bad;           ///< an infinity or a NaN is among the raw logits
+  std::uint32_t n_candidates;  ///< tokens that may win the draw; more than max_candidates: any of the chunk
   std::uint32_t candidates[max_candidates];
   std::uint32_t padding[2];
 };
@@ -129,7 +129,8 @@ __device__ inline float penalized(const row_view& v, float x, std::uint32_t coun
 __device__ inline float with_biases(const row_view& v, float x, std::uint32_t token) {
   for (std::uint32_t i = 0; i < v.n_biases; ++i) {
     const bias_entry b = v.biases[i];
-    if (static_cast<std::uint32_t>(b.token) == token && b.addend == b.addend) x = bounded(__fadd_rn(x, bounded(b.addend)));
+    if (static_cast<std::uint32_t>(b.token) == token && b.addend == b.addend)
+      x = bounded(__fadd_rn(x, bounded(b.addend)));
   }
   return x;
 }
@@ -159,13 +160,14 @@ struct noise_key {
   std::uint64_t seed;
   std::uint32_t choice, position;
 };
-__device__ inline std::uint64_t score_rank(float value, float top, float scale, const noise_key& k, std::uint32_t token) {
+__device__ inline std::uint64_t score_rank(float value, float top, float scale, const noise_key& k,
+                                           std::uint32_t token) {
   const float z = __fmul_rn(__fsub_rn(value, top), scale);
   return rank_of(__fadd_rn(z, draw_gumbel(k.seed, k.choice, k.position, token)), token);
 }
 
-/// Bounds of log2(E) - z log2(e), whose smallest value wins the draw, without the noise's two logarithms. E = -log(1 - v)
-/// is above v; it is below v + v^2 up to v = 0.68 and below 23 anyway. Counted from 2^32 v, z in units of log2(e).
+/// Bounds of log2(E) - z log2(e), whose smallest value wins the draw, without the noise's two logarithms. E = -log(1 -
+/// v) is above v; it is below v + v^2 up to v = 0.68 and below 23 anyway. Counted from 2^32 v, z in units of log2(e).
 struct race_bounds {
   float low, high;
 };

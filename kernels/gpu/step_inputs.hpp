@@ -17,9 +17,6 @@ TROUPE_HOST_DEVICE constexpr input_token last_token_of(std::uint32_t slot) {
 struct page_entry {
   std::uint32_t slot, index, page;
 };
-struct page_copy {
-  std::uint32_t from, to;
-};
 
 /// A run of consecutive positions of one sequence.
 struct row_span {
@@ -28,23 +25,18 @@ struct row_span {
 
 struct step_header {
   std::uint64_t seq;  ///< number of the plan
-  std::uint32_t n_tokens, n_rows, n_outputs, n_draws;  ///< outputs: tokens whose logits are wanted; the first n_draws are sampled
+  std::uint32_t n_tokens, n_rows;
+  std::uint32_t n_outputs, n_draws;  ///< outputs: tokens whose logits are wanted; the first n_draws are sampled
   std::uint32_t n_page_entries, n_attention_items;
 };
 
 /// Reads `n_words` 32-bit words (a multiple of 4, 16-byte aligned) of pinned host memory into device memory. 2.5 us for
-/// 16 KB.
-/// `began` (null: nobody asks): when it started, by the card's clock.
+/// 16 KB. `began` (null: nobody asks): when it started, by the card's clock.
 cudaError_t pull_inputs(const void* pinned, void* device, std::uint32_t n_words, cudaStream_t,
                         std::uint64_t* began = nullptr);
 
 /// page_table[entry.slot * table_pages + entry.index] = entry.page for the first *n entries; at most max_n.
 cudaError_t update_page_table(const page_entry* entries, const std::uint32_t* n, std::uint32_t max_n,
                               std::uint32_t* page_table, std::uint32_t table_pages, cudaStream_t);
-
-/// Copies whole pages: for each of the first *n copies and each of n_pools pools, page_bytes from pool + from *
-/// page_bytes to pool + to * page_bytes. page_bytes a multiple of 16. `pools` is a device array of pointers. Bit-exact.
-cudaError_t copy_pages(const page_copy* copies, const std::uint32_t* n, std::uint32_t max_n, void* const* pools,
-                       std::uint32_t n_pools, std::uint64_t page_bytes, cudaStream_t);
 
 }  // namespace troupe::kernels::gpu

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "src/base/memory_layout.hpp"
 #include "src/base/result.hpp"
 
 namespace troupe::cpu {
@@ -38,19 +39,7 @@ class region {
   std::uint64_t size_ = 0;
 };
 
-/// Hands out offsets of one region to be: what is planned is what is taken.
-class layout {
- public:
-  template <class T>
-  std::uint64_t add(std::uint64_t count) {
-    const std::uint64_t at = bytes_;
-    bytes_ = (bytes_ + count * sizeof(T) + 63) / 64 * 64;
-    return at;
-  }
-  std::uint64_t bytes() const { return bytes_; }
-
- private:
-  std::uint64_t bytes_ = 0;
-};
+/// Of a region to be, in cache lines.
+using layout = memory_layout<64>;
 
 }  // namespace troupe::cpu

@@ -19,8 +19,9 @@ result<group_id> make_group_id();
 /// "2.28.9"; empty where there is no NCCL.
 std::string nccl_version();
 
-/// One rank's end. All ranks make the same calls in the same order, each from one thread; `abort` may come from any. The
-/// calls enqueue and may be captured. Non-blocking underneath, so no call waits longer than the limit given to `join`.
+/// One rank's end. All ranks make the same calls in the same order, each from one thread; `abort` may come from any.
+/// The calls enqueue and may be captured. Non-blocking underneath, so no call waits longer than the limit given to
+/// `join`.
 class communicator {
  public:
   /// Waits until all ranks of the group have come. The card must be current. Errors: not_found, rank_failed.
@@ -28,8 +29,8 @@ class communicator {
                                                     std::chrono::milliseconds limit);
   virtual ~communicator() = default;
   virtual const model::group_place& place() const = 0;
-  /// data[i] of all ranks, summed, to all ranks; f32, in place. Every rank has the same bits; their order of addition may
-  /// depend on n where there are more than two ranks.
+  /// data[i] of all ranks, summed, to all ranks; f32, in place. Every rank has the same bits; their order of addition
+  /// may depend on n where there are more than two ranks.
   virtual result<void> all_reduce(float* data, std::uint64_t n, cudaStream_t) = 0;
   /// n floats of each rank at parts + rank * n, to all ranks. `mine` may be that place.
   virtual result<void> all_gather(const float* mine, float* parts, std::uint64_t n, cudaStream_t) = 0;

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/base/memory_layout.hpp"
 #include "src/gpu/check.hpp"
 
 /// Owners of what CUDA hands out. All move-only; a moved-from one owns nothing.
@@ -19,9 +20,9 @@ struct device_info {
   std::uint64_t total_bytes = 0;
 };
 
-/// The cards that this build has code for; empty where there is no driver or no card.
+/// The cards of a compute capability that the kernels know; empty where there is no driver or no card.
 std::vector<device_info> devices();
-/// Makes the card current on the calling thread. Errors: not_found.
+/// Makes the card current on the calling thread. Errors: not_found, unsupported.
 result<device_info> use_device(int ordinal);
 
 template <class Handle, cudaError_t (*Destroy)(Handle)>
@@ -82,22 +83,7 @@ class memory {
   bool pinned_ = false;
 };
 
-/// Hands out offsets of memory to be, aligned to 256: what is planned is what is taken.
-class layout {
- public:
-  std::uint64_t add_bytes(std::uint64_t bytes) {
-    const std::uint64_t at = bytes_;
-    bytes_ = (bytes_ + bytes + 255) / 256 * 256;
-    return at;
-  }
-  template <class T>
-  std::uint64_t add(std::uint64_t count) {
-    return add_bytes(count * sizeof(T));
-  }
-  std::uint64_t bytes() const { return bytes_; }
-
- private:
-  std::uint64_t bytes_ = 0;
-};
+/// Of memory to be, aligned as cudaMalloc aligns.
+using layout = memory_layout<256>;
 
 }  // namespace troupe::gpu

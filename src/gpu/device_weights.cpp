@@ -29,8 +29,6 @@ packed_form wanted(quantization q) {
   return packed_form::none;
 }
 
-std::uint64_t element_bytes(dtype t) { return t == dtype::f32 ? 4 : 2; }
-
 std::uint32_t rows_of(const format::tensor_view& t) { return static_cast<std::uint32_t>(t.shape[0]); }
 std::uint32_t cols_of(const format::tensor_view& t) { return static_cast<std::uint32_t>(t.shape.row()); }
 

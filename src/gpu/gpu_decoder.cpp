@@ -13,8 +13,6 @@ using kernels::dtype;
 
 namespace {
 
-std::uint64_t element_bytes(dtype t) { return t == dtype::f32 ? 4 : 2; }
-
 g::gate_activation gate_of(model::activation a) {
   switch (a) {
     case model::activation::gelu_tanh:
@@ -180,13 +178,16 @@ result<void> gpu_decoder::forward(const bucket& b, const step_layout& l, std::by
   const auto* tokens = step_layout::at<g::input_token>(inputs, l.tokens);
   const auto* positions = step_layout::at<std::uint32_t>(inputs, l.positions);
   checked ok;
-  ok(g::embed(weights_.embedding, tokens, last_token, 1.0f, h_, nullptr, &header->n_tokens, b.tokens, stream), "embed");
+  ok(g::embed(weights_.embedding, tokens, last_token, 1.0f, h_, &header->n_tokens, b.tokens, stream), "embed");
   // A rank has zeros for tokens of the others' rows, so this sum rounds nothing.
   if (group_) ok(group_->all_reduce(h_, std::uint64_t{b.tokens} * c_.hidden, stream));
   ok(g::rope_table(positions, frequencies_, c_.rope.dim, c_.rope.attention_factor, rope_, &header->n_tokens, b.tokens,
                    stream),
      "rope_table");
-  for (std::uint32_t i = 0; i < c_.n_layers && ok.ok(); ++i) layer(ok, i, b, l, inputs, stream);
+  for (std::uint32_t i = 0; i < c_.n_layers && ok.ok(); ++i) {
+    attend(ok, i, b, l, inputs, stream);
+    feed_forward(ok, i, b, &header->n_tokens, stream);
+  }
   if (b.outputs > 0)
     ok(g::rms_norm({h_, weights_.layers.back().down_bias, weights_.output_norm, 0.0f, c_.rms_eps, normed_,
                     options_.compute, c_.hidden, step_layout::at<std::uint32_t>(inputs, l.gather)},
@@ -221,17 +222,20 @@ void gpu_decoder::add_up(checked& ok, std::uint32_t n_tokens, cudaStream_t strea
   ok(g::add_parts(h_, parts_, group_->place().size, n, n, stream), "add_parts");
 }
 
-void gpu_decoder::layer(checked& ok, std::uint32_t i, const bucket& b, const step_layout& l, std::byte* inputs,
-                        cudaStream_t stream) {
+void gpu_decoder::norm(checked& ok, const float* bias, const float* weight, const bucket& b,
+                       const std::uint32_t* n_tokens, cudaStream_t stream) {
+  ok(g::rms_norm({h_, bias, weight, 0.0f, c_.rms_eps, normed_, options_.compute, c_.hidden, nullptr}, n_tokens,
+                 b.tokens, stream),
+     "rms_norm");
+}
+
+void gpu_decoder::attend(checked& ok, std::uint32_t i, const bucket& b, const step_layout& l, std::byte* inputs,
+                         cudaStream_t stream) {
   const layer_weights& w = weights_.layers[i];
   const g::step_header* header = step_layout::header(inputs);
   const std::uint32_t* n = &header->n_tokens;
   const dtype type = options_.compute;
-  const auto norm = [&](const float* bias, const float* weight) {
-    ok(g::rms_norm({h_, bias, weight, 0.0f, c_.rms_eps, normed_, type, c_.hidden, nullptr}, n, b.tokens, stream),
-       "rms_norm");
-  };
-  norm(i > 0 ? weights_.layers[i - 1].down_bias : nullptr, w.attention_norm);
+  norm(ok, i > 0 ? weights_.layers[i - 1].down_bias : nullptr, w.attention_norm, b, n, stream);
   ok(products_.run(w.qkv, {normed_, qkv_, type, w.qkv.rows}, n, b.tokens, stream));
 
   g::rope_store_args rope{};
@@ -266,18 +270,25 @@ void gpu_decoder::layer(checked& ok, std::uint32_t i, const bucket& b, const ste
 
   ok(products_.run(w.o, residual(attended_, b.tokens), n, b.tokens, stream));
   add_up(ok, b.tokens, stream);
-  norm(w.o_bias, w.ffn_norm);
+}
+
+void gpu_decoder::feed_forward(checked& ok, std::uint32_t i, const bucket& b, const std::uint32_t* n_tokens,
+                               cudaStream_t stream) {
+  const layer_weights& w = weights_.layers[i];
+  const dtype type = options_.compute;
+  norm(ok, w.o_bias, w.ffn_norm, b, n_tokens, stream);
   result<bool> gated = false;
   if (!w.gate_bias && !w.up_bias)
-    gated = products_.run_gated(w.gate_up, gate_of(c_.act), {normed_, activated_, type, c_.ffn}, n, b.tokens, stream);
+    gated = products_.run_gated(w.gate_up, gate_of(c_.act), {normed_, activated_, type, c_.ffn}, n_tokens, b.tokens,
+                                stream);
   if (!gated) ok(gated.take_error());
   if (gated && !*gated) {
-    ok(products_.run(w.gate_up, {normed_, gate_up_, type, w.gate_up.rows}, n, b.tokens, stream));
-    ok(g::gated_activation(gate_of(c_.act), gate_up_, w.gate_bias, w.up_bias, activated_, type, c_.ffn, n, b.tokens,
-                           stream),
+    ok(products_.run(w.gate_up, {normed_, gate_up_, type, w.gate_up.rows}, n_tokens, b.tokens, stream));
+    ok(g::gated_activation(gate_of(c_.act), gate_up_, w.gate_bias, w.up_bias, activated_, type, c_.ffn, n_tokens,
+                           b.tokens, stream),
        "gated_activation");
   }
-  ok(products_.run(w.down, residual(activated_, b.tokens), n, b.tokens, stream));
+  ok(products_.run(w.down, residual(activated_, b.tokens), n_tokens, b.tokens, stream));
   add_up(ok, b.tokens, stream);
 }
 

@@ -59,7 +59,11 @@ class gpu_decoder {
   float* part_of_sum(std::uint32_t n_tokens) const;
   product residual(const void* x, std::uint32_t n_tokens) const;
   void add_up(checked&, std::uint32_t n_tokens, cudaStream_t);
-  void layer(checked&, std::uint32_t i, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
+  void norm(checked&, const float* bias, const float* weight, const bucket&, const std::uint32_t* n_tokens,
+            cudaStream_t);
+  /// The two halves of a layer; each adds to the residual stream.
+  void attend(checked&, std::uint32_t layer, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
+  void feed_forward(checked&, std::uint32_t layer, const bucket&, const std::uint32_t* n_tokens, cudaStream_t);
 
   std::shared_ptr<const model::model> model_;
   std::shared_ptr<communicator> group_;

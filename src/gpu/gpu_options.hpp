@@ -14,24 +14,27 @@
 
 namespace troupe::gpu {
 
+/// Of activations and unquantized weights, in f32, f16 or bf16.
+constexpr std::uint64_t element_bytes(kernels::dtype t) { return t == kernels::dtype::f32 ? 4 : 2; }
+
 enum class quantization : std::uint8_t { none, int8, int4, fp8 };  ///< of linear layers' unquantized weights, at load
 
 struct gpu_options {
   int device = 0;
-  model::group_place place;  ///< among tensor-parallel ranks
+  model::group_place place;                       ///< among tensor-parallel ranks
   kernels::dtype compute = kernels::dtype::bf16;  ///< f32, f16 or bf16: activations and unquantized weights
   kernels::gpu::kv_type kv = kernels::gpu::kv_type::bf16;
   quantization quantize = quantization::none;
   std::uint32_t max_slots = 64;
   std::uint32_t max_batched_tokens = 2048;
   std::uint32_t max_model_len = 0;  ///< 0: the model's context
-  std::uint32_t n_pages =
-      0;  ///< 0: what is left of `memory_share` of the free memory, at most max_slots full sequences
+  /// 0: what is left of `memory_share` of the free memory, at most max_slots full sequences.
+  std::uint32_t n_pages = 0;
   double memory_share = 0.9;
   bool deterministic = false;  ///< no product chosen by the number of tokens
   bool graphs = true;
   std::chrono::milliseconds mask_patience = model::mask_patience;  ///< how long a step waits for its rows' masks
-  std::string plan_file;       ///< where timed choices of products are kept; empty: not kept
+  std::string plan_file;  ///< where timed choices of products are kept; empty: not kept
   std::function<cudaError_t(step_seq, cudaStream_t)> before_step;  ///< tests enqueue what goes wrong on a card here
 };
 

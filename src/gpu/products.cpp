@@ -14,7 +14,6 @@ namespace {
 constexpr std::uint32_t unpack_from = 48;
 
 cudaDataType_t type_of(dtype t) { return t == dtype::f32 ? CUDA_R_32F : t == dtype::f16 ? CUDA_R_16F : CUDA_R_16BF; }
-std::uint64_t element_bytes(dtype t) { return t == dtype::f32 ? 4 : 2; }
 
 void* shifted(void* y, dtype type, std::uint32_t columns) {
   return static_cast<std::byte*>(y) + columns * element_bytes(type);

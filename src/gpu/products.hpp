@@ -40,9 +40,10 @@ class products {
   static result<products> make(kernels::dtype compute, bool deterministic, void* workspace,
                                std::uint64_t workspace_bytes, void* dequantized);
 
-  /// Enqueues y = x W^T; W's parts one after the other. Unpacked parts: cuBLASLt, in deterministic mode our own kernel,
-  /// whose result does not depend on the number of tokens. Packed parts: dequantized inside the product while there are
-  /// few tokens, and always in deterministic mode; else into scratch first.
+  /// Enqueues y = x W^T; W's parts one after the other. Unpacked parts: what `tune` found fastest, else cuBLASLt where
+  /// it takes the shape; in deterministic mode our own kernel whose result does not depend on the number of tokens.
+  /// Packed parts: dequantized inside the product while there are few tokens, and always in deterministic mode; else
+  /// into scratch first.
   result<void> run(const linear&, const product&, const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t);
 
   /// The first half of a gated MLP, y [n, rows / 2] of the compute type, where one kernel does that: false, and nothing
@@ -51,7 +52,7 @@ class products {
                          std::uint32_t max_tokens, cudaStream_t);
 
   /// Times, for the unpacked parts of these alike layers, what cuBLASLt offers for steps of max_tokens and our own
-  /// kernel, and keeps the fastest; layers are taken in turn so that weights come from memory as in a step. Overwrites
+  /// kernels, and keeps the fastest; layers are taken in turn so that weights come from memory as in a step. Overwrites
   /// y and waits for the stream. *n must be max_tokens. Nothing to do in deterministic mode, or where the choice is
   /// known.
   result<void> tune(std::span<const linear* const> layers, const product&, const std::uint32_t* n,

@@ -15,12 +15,16 @@ constexpr std::uint32_t depth = 2;
 /// Page-table changes that travel in a step's inputs; more go in pieces before the step.
 std::uint32_t max_page_entries(const bucket& b) { return std::max(64u, b.tokens / g::page_tokens * 4); }
 
-rank_space lay_out(const model::model_config& c, const model::rank_shape& s, const gpu_options& o,
-                   const model::shard& part, const device_weights& w, std::uint32_t n_sms, memory_plan& bytes) {
+/// Where everything lies with as many pages as p.shape says, and what it takes.
+void lay_out(rank_plan& p, const gpu_options& o) {
+  const model::model_config& c = p.local->config;
+  const model::rank_shape& s = p.shape;
+  const std::uint32_t n_sms = p.card.n_sms;
   layout l;
-  l.add_bytes(w.bytes());
-  rank_space at;
-  at.decoder = gpu_decoder::lay_out(l, c, s, o, part, w, n_sms);
+  l.add_bytes(p.weights.bytes());
+  rank_space& at = p.at;
+  at.decoder = gpu_decoder::lay_out(l, c, s, o, p.shard, p.weights, n_sms);
+  memory_plan& bytes = p.bytes;
   const std::uint64_t before = l.bytes();
   at.slots = slot_admissions::lay_out(l, s);
   bytes.slots = l.bytes() - before;
@@ -34,12 +38,11 @@ rank_space lay_out(const model::model_config& c, const model::rank_shape& s, con
   at.began = l.add<std::uint64_t>(1);
   at.sample_scratch = l.add_bytes(g::sample_scratch_bytes(s.max_slots, s.vocab));
   at.bytes = l.bytes();
-  bytes.weights = w.bytes();
+  bytes.weights = p.weights.bytes();
   bytes.page_bytes = gpu_decoder::page_bytes(c, o.kv);
   bytes.kv = bytes.page_bytes * s.n_pages[0];
-  bytes.workspace = w.scratch_bytes() + products::workspace_bytes;
+  bytes.workspace = p.weights.scratch_bytes() + products::workspace_bytes;
   bytes.activations = at.bytes - bytes.weights - bytes.kv - bytes.slots - bytes.workspace;
-  return at;
 }
 
 /// The buckets of decode steps.
@@ -50,6 +53,46 @@ std::vector<std::uint32_t> graph_sizes(std::uint32_t most) {
   return out;
 }
 
+failure refused(const std::string& what) { return {errc::invalid_argument, what}; }
+
+result<void> check_limits(const gpu_options& o) {
+  if (o.max_slots == 0 || o.max_slots > 4096)
+    return refused("the number of sequences on a GPU must be between 1 and 4096");
+  if (o.max_batched_tokens < o.max_slots || o.max_batched_tokens > 65536)
+    return refused("the number of tokens in one step must be between that of sequences and 65536");
+  return {};
+}
+
+model::rank_shape shape_without_pages(const model::model_config& c, const gpu_options& o) {
+  model::rank_shape s;
+  s.vocab = c.vocab;
+  s.max_model_len = o.max_model_len ? o.max_model_len : c.context;
+  s.max_slots = o.max_slots;
+  s.max_batched_tokens = o.max_batched_tokens;
+  s.depth = depth;
+  if (o.graphs) s.graph_sizes = graph_sizes(s.max_slots);
+  s.n_pages = {0};
+  return s;
+}
+
+/// The pages that fit beside all else of a plan that has none yet. Where nobody asked for a length of sequences and not
+/// one of the model's context fits, they become as long as fits.
+result<std::uint64_t> pages_that_fit(rank_plan& p, const gpu_options& o, std::uint64_t free) {
+  lay_out(p, o);
+  model::rank_shape& s = p.shape;
+  const auto per_sequence = [&s] { return (std::uint64_t{s.max_model_len} + page_tokens - 1) / page_tokens; };
+  const auto usable = static_cast<std::uint64_t>(static_cast<double>(free) * o.memory_share);
+  std::uint64_t pages = usable > p.bytes.total() ? (usable - p.bytes.total()) / p.bytes.page_bytes : 0;
+  pages = std::min(pages, per_sequence() * s.max_slots);
+  if (pages < per_sequence() && o.max_model_len == 0) s.max_model_len = static_cast<std::uint32_t>(pages * page_tokens);
+  if (pages == 0 || pages < per_sequence())
+    return failure(errc::out_of_memory, "device " + std::to_string(o.device) + " has " + std::to_string(free >> 20) +
+                                            " MiB free, which holds the weights but no sequence of " +
+                                            std::to_string(s.max_model_len) +
+                                            " tokens: lower max-model-len or max-num-seqs");
+  return pages;
+}
+
 }  // namespace
 
 step_layout step_layout_of(const bucket& b, const g::attention_shape& shape) {
@@ -57,11 +100,7 @@ step_layout step_layout_of(const bucket& b, const g::attention_shape& shape) {
 }
 
 result<rank_plan> plan_rank(std::shared_ptr<const model::model> whole, const gpu_options& o) {
-  const auto refuse = [](const std::string& what) { return failure(errc::invalid_argument, what); };
-  if (o.max_slots == 0 || o.max_slots > 4096)
-    return refuse("the number of sequences on a GPU must be between 1 and 4096");
-  if (o.max_batched_tokens < o.max_slots || o.max_batched_tokens > 65536)
-    return refuse("the number of tokens in one step must be between that of sequences and 65536");
+  if (auto ok = check_limits(o); !ok) return ok.take_error();
   auto shard = shard_of(*whole, o.place);
   if (!shard) return shard.take_error();
   std::shared_ptr<const model::model> m = whole;
@@ -80,36 +119,14 @@ result<rank_plan> plan_rank(std::shared_ptr<const model::model> whole, const gpu
   auto weights = device_weights::plan(m, *shard, o);
   if (!weights) return weights.take_error();
 
-  model::rank_shape s;
-  s.vocab = c.vocab;
-  s.max_model_len = o.max_model_len ? o.max_model_len : c.context;
-  s.max_slots = o.max_slots;
-  s.max_batched_tokens = o.max_batched_tokens;
-  s.depth = depth;
-  if (o.graphs) s.graph_sizes = graph_sizes(s.max_slots);
-  s.n_pages = {0};
-  const std::uint64_t page = gpu_decoder::page_bytes(c, o.kv);
-  memory_plan bytes;
-  const auto per_sequence = [&s] { return (std::uint64_t{s.max_model_len} + page_tokens - 1) / page_tokens; };
-  std::uint64_t pages = o.n_pages;
-  if (pages == 0) {
-    lay_out(c, s, o, *shard, *weights, card->n_sms, bytes);
-    const auto usable = static_cast<std::uint64_t>(static_cast<double>(free) * o.memory_share);
-    pages = usable > bytes.total() ? (usable - bytes.total()) / page : 0;
-    pages = std::min(pages, per_sequence() * s.max_slots);
-    if (pages < per_sequence() && o.max_model_len == 0)
-      s.max_model_len = static_cast<std::uint32_t>(pages * page_tokens);
-    if (pages == 0 || pages < per_sequence())
-      return failure(errc::out_of_memory, "device " + std::to_string(o.device) + " has " + std::to_string(free >> 20) +
-                                              " MiB free, which holds the weights but no sequence of " +
-                                              std::to_string(s.max_model_len) +
-                                              " tokens: lower max-model-len or max-num-seqs");
-  }
-  if (pages >= model::no_page) return refuse("more KV pages than page numbers");
-  s.n_pages = {static_cast<std::uint32_t>(pages)};
-  s.groups = {{c.window, c.n_layers, page}};
-  rank_plan p{*card, m, *shard, std::move(*weights), s, {}, {}};
-  p.at = lay_out(c, s, o, *shard, p.weights, card->n_sms, p.bytes);
+  rank_plan p{*card, m, *shard, std::move(*weights), shape_without_pages(c, o), {}, {}};
+  result<std::uint64_t> pages = std::uint64_t{o.n_pages};
+  if (o.n_pages == 0) pages = pages_that_fit(p, o, free);
+  if (!pages) return pages.take_error();
+  if (*pages >= model::no_page) return refused("more KV pages than page numbers");
+  p.shape.n_pages = {static_cast<std::uint32_t>(*pages)};
+  p.shape.groups = {{c.window, c.n_layers, gpu_decoder::page_bytes(c, o.kv)}};
+  lay_out(p, o);
   p.bytes.free = free;
   if (p.at.bytes > free)
     return failure(errc::out_of_memory, "the rank would take " + p.bytes.describe() + ", the card has " +

@@ -25,8 +25,8 @@ struct rank_plan {
   memory_plan bytes;
 };
 
-/// Checks options against the arithmetic's limits and the card's free memory, and turns what is left into KV pages; takes
-/// nothing but makes the card current. Errors: not_found, unsupported, invalid_argument, out_of_memory.
+/// Checks options against the arithmetic's limits and the card's free memory, and turns what is left into KV pages;
+/// takes nothing but makes the card current. Errors: not_found, unsupported, invalid_argument, out_of_memory.
 result<rank_plan> plan_rank(std::shared_ptr<const model::model>, const gpu_options&);
 
 /// How the inputs of a step of this size lie.

@@ -21,7 +21,7 @@ class slot_admissions {
   static result<slot_admissions> make(const model::rank_shape&, const space&, std::byte* base);
 
   /// Enqueues what the plan admits. `turn`: which staging memory; the plan that used it last must be done. Waits for
-  /// the stream only where one plan's histories do not fit the staging memory.
+  /// the stream only where one plan's admissions do not fit the staging memory, which holds `batch` and one history.
   result<void> admit(const model::step_plan_view&, std::uint32_t turn, cudaStream_t);
   /// Would `admit` wait for the stream?
   static bool waits(const model::step_plan_view&);

@@ -17,8 +17,6 @@ using kernels::dtype;
 constexpr std::uint64_t ring_bytes = 8u << 20;
 constexpr std::uint32_t max_threads = 8;
 
-std::uint64_t element_bytes(dtype t) { return t == dtype::f32 ? 4 : 2; }
-
 void round_to(dtype to, std::span<const float> from, std::byte* out) {
   for (std::size_t i = 0; i < from.size(); ++i) {
     if (to == dtype::f32) {
@@ -152,8 +150,8 @@ result<void> send_packed(conveyor& c, std::span<const upload> parts, std::byte* 
       if (u.how == upload::kind::packed_e4m3) {
         if (!kernels::gpu::pack_e4m3_rows_host(here.data.data(), t.scale, w.rows, w.cols, u.first_row + r,
                                                u.first_row + r + n, packed.data()))
-          return failure(errc::invalid_file, "tensor " + std::string(t.name) +
-                                                 " of type F8_E4M3 holds NaN: the file is damaged");
+          return failure(errc::invalid_file,
+                         "tensor " + std::string(t.name) + " of type F8_E4M3 holds NaN: the file is damaged");
         continue;
       }
       values.resize(std::size_t{n} * w.cols);

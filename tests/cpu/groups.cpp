@@ -4,10 +4,10 @@
 #include <random>
 
 #include "tests/backend/crowd.hpp"
+#include "tests/backend/group.hpp"
 #include "tests/backend/oracle.hpp"
 #include "tests/backend/smollm2.hpp"
 #include "tests/cpu/driver.hpp"
-#include "tests/cpu/group_driver.hpp"
 #include "tests/cpu/hash.hpp"
 
 using namespace troupe;
@@ -24,6 +24,18 @@ cpu::cpu_options options(std::uint32_t threads = 1) {
   o.n_pages = 600;
   return o;
 }
+
+class group_driver : public backend_driver {
+ public:
+  group_driver(std::shared_ptr<const model::model> m, const cpu::cpu_options& o, std::uint32_t size)
+      : backend_driver([&](auto sinks) {
+          const auto members = group::make_thread_group(size, {1 << 16, std::chrono::seconds(60)}).value();
+          const auto make = [&](std::uint32_t rank, auto own) {
+            return cpu::make_cpu_backend(m, o, rank == 0 ? std::move(own) : nullptr, members[rank]);
+          };
+          return std::make_unique<rank_group>(size, std::move(sinks), make, answering::first);
+        }) {}
+};
 
 struct entry {
   step_seq seq;
@@ -227,7 +239,8 @@ BOOST_AUTO_TEST_CASE(degrees_that_cannot_be_are_refused_by_name) {
   }
   auto o = options();
   o.reference = true;
-  const auto r = make_group_of_ranks(m, o, 2, nullptr);
+  const auto members = group::make_thread_group(2, {}).value();
+  const auto r = cpu::make_cpu_backend(m, o, nullptr, members[0]);
   BOOST_TEST_REQUIRE(!r.ok());
   BOOST_TEST(r.error().message.find("tensor-parallel-size 2: the reference path") != std::string::npos,
              r.error().message);

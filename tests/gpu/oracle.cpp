@@ -1,5 +1,5 @@
-#include "src/gpu/device_weights.hpp"
 #include "tests/backend/oracle.hpp"
+#include "src/gpu/device_weights.hpp"
 #include "tests/gpu/driver.hpp"
 
 using namespace troupe;
@@ -32,7 +32,8 @@ BOOST_AUTO_TEST_CASE(half_precision_is_near) {
 // Needs no card: nothing is uploaded. One part: q, k and v are one product although each has a scale of its own.
 BOOST_AUTO_TEST_CASE(fp8_weights_stay_packed) {
   auto m = model::open_model(data("llama-fp8")).value();
-  const auto w = gpu::device_weights::plan(m, gpu::shard_of(*m, {0, 1}).value(), small(dtype::bf16, kv_type::bf16)).value();
+  const auto w =
+      gpu::device_weights::plan(m, gpu::shard_of(*m, {0, 1}).value(), small(dtype::bf16, kv_type::bf16)).value();
   for (const gpu::layer_weights& l : w.layers)
     for (const gpu::linear* x : {&l.qkv, &l.o, &l.gate_up, &l.down}) {
       BOOST_TEST(x->parts.size() == 1u);

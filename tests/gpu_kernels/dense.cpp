@@ -36,24 +36,21 @@ BOOST_AUTO_TEST_CASE(embeddings_are_bit_exact_for_every_type) {
       const std::vector<std::int32_t> last = {-1, 39, -1, 7};
       device_array<input_token> tokens(
           std::vector<input_token>{0, 39, last_token_of(1), 5, last_token_of(3), 5, -9, -9, -9});
-      device_array<std::int32_t> last_token(last), ids(max_tokens);
+      device_array<std::int32_t> last_token(last);
       device_array<float> h(std::size_t{max_tokens} * hidden);
       const auto number = test::count(n);
       for (float scale : {1.0f, 33.941125f}) {
         h.poison();
-        ids.poison();
-        test::run([&](cudaStream_t s) { return embed(e, tokens, last_token, scale, h, ids, number, max_tokens, s); });
-        const std::vector<std::int32_t> want_ids = {0, 39, 39, 5, 7, 5, -1, -1, -1};
-        BOOST_TEST((ids.take() == want_ids), name(type));
+        test::run([&](cudaStream_t s) { return embed(e, tokens, last_token, scale, h, number, max_tokens, s); });
+        const std::uint32_t ids[n] = {0, 39, 39, 5, 7, 5};
         const auto have = h.take();
         std::size_t wrong = 0;
         for (std::uint32_t t = 0; t < n; ++t)
           for (std::uint32_t i = 0; i < hidden; ++i)
-            wrong += have[std::size_t{t} * hidden + i] != scale * values[std::size_t(want_ids[t]) * hidden + i];
+            wrong += have[std::size_t{t} * hidden + i] != scale * values[std::size_t{ids[t]} * hidden + i];
         BOOST_TEST(wrong == 0u, name(type) << " " << hidden);
         BOOST_TEST(test::untouched(have, std::size_t{n} * hidden), name(type));
       }
-      test::run([&](cudaStream_t s) { return embed(e, tokens, last_token, 1, h, nullptr, number, max_tokens, s); });
     }
 }
 
@@ -387,20 +384,6 @@ BOOST_AUTO_TEST_CASE(gates_are_within_a_unit_of_the_last_place) {
           BOOST_TEST((out.take() == bytes), what << ": graph");
         }
     BOOST_TEST_MESSAGE(a.name << " in f32: worst relative error " << worst);
-  }
-}
-
-BOOST_AUTO_TEST_CASE(biases_are_added_once) {
-  std::mt19937 rng(6);
-  for (std::uint32_t cols : {1u, 33u, 4096u, 20001u}) {
-    const std::uint32_t n = 3, max_tokens = 4;
-    const auto before = test::random_normal(rng, std::size_t{max_tokens} * cols), bias = test::random_normal(rng, cols);
-    device_array<float> h(before), b(bias);
-    const auto number = test::count(n);
-    test::run([&](cudaStream_t s) { return add_bias(h, b, cols, number, max_tokens, s); });
-    auto want = before;
-    for (std::size_t i = 0; i < std::size_t{n} * cols; ++i) want[i] += bias[i % cols];
-    BOOST_TEST((h.take() == want), cols);
   }
 }
 

@@ -45,25 +45,4 @@ BOOST_AUTO_TEST_CASE(page_tables_take_their_entries) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(pages_are_copied_in_every_pool) {
-  std::mt19937 rng(3);
-  const std::uint32_t n_pages = 12, page_bytes = 16 * 67;
-  const std::vector<page_copy> copies = {{0, 5}, {0, 6}, {3, 7}, {11, 1}, {2, 2}};
-  for (std::uint32_t n : {0u, 1u, 4u}) {
-    std::vector<std::uint8_t> a(n_pages * page_bytes), b(a.size());
-    for (auto& x : a) x = static_cast<std::uint8_t>(rng());
-    for (auto& x : b) x = static_cast<std::uint8_t>(rng());
-    device_array<std::uint8_t> pool_a(a), pool_b(b);
-    device_array<void*> pools(std::vector<void*>{pool_a.get(), pool_b.get()});
-    device_array<page_copy> c(copies);
-    const auto number = test::count(n);
-    test::run([&](cudaStream_t s) { return copy_pages(c, number, 5, pools, 2, page_bytes, s); });
-    for (std::uint32_t i = 0; i < n; ++i)
-      for (auto* x : {&a, &b})
-        std::copy_n(x->begin() + copies[i].from * page_bytes, page_bytes, x->begin() + copies[i].to * page_bytes);
-    BOOST_TEST((pool_a.take() == a), n);
-    BOOST_TEST((pool_b.take() == b), n);
-  }
-}
-
 BOOST_AUTO_TEST_SUITE_END()

@@ -138,8 +138,10 @@ result<made_backend> make_gpu(const engine_options& o, int ordinal, std::shared_
   if (!plan) return plan.take_error();
   if (group) {
     if (auto ok = agree(*group, plan->shape, *g); !ok) return ok.take_error();
-    plan = gpu::plan_rank(m, *g);
-    if (!plan) return plan.take_error();
+    if (g->n_pages != plan->shape.n_pages[0] || g->max_model_len != plan->shape.max_model_len) {
+      plan = gpu::plan_rank(m, *g);
+      if (!plan) return plan.take_error();
+    }
   }
   made_backend made;
   made.kv_bytes = plan->bytes.kv;

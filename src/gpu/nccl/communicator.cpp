@@ -92,23 +92,21 @@ class nccl_communicator final : public communicator {
   }
   failure aborted() const { return {errc::rank_failed, "the group of ranks was aborted"}; }
 
+  /// Waits until a call that was enqueued is settled.
   result<void> settle(ncclResult_t code, const char* call) {
     if (code == ncclSuccess) [[likely]]
       return {};
     if (code != ncclInProgress) return wrong(code, call);
-    return settled(call, limit_);
-  }
-  result<void> settled(const char* call, std::chrono::milliseconds limit) {
-    const clock::time_point end = clock::now() + limit;
+    const clock::time_point end = clock::now() + limit_;
     ncclResult_t now = ncclInProgress;
     for (;;) {
-      if (const ncclResult_t code = nccl_.async_error(comm_, &now); code != ncclSuccess) return wrong(code, call);
+      if (const ncclResult_t asked = nccl_.async_error(comm_, &now); asked != ncclSuccess) return wrong(asked, call);
       if (now == ncclSuccess) return {};
       if (now != ncclInProgress) return wrong(now, call);
       if (stop_.load()) return aborted();
       if (clock::now() > end)
         return failure(errc::rank_failed, std::string(call) + ": the other ranks did not come within " +
-                                              std::to_string(limit.count()) + " ms");
+                                              std::to_string(limit_.count()) + " ms");
       std::this_thread::sleep_for(poll_pause);
     }
   }
@@ -134,7 +132,7 @@ class nccl_communicator final : public communicator {
   const model::group_place place_;
   const nccl_library& nccl_;
   const std::chrono::milliseconds limit_;
-  std::mutex mutex_;  // around every call but those of `settled`'s waiting, which `stop_` ends
+  std::mutex mutex_;  // around every call, its waiting included, which `stop_` ends
   std::atomic<bool> stop_{false};
   ncclComm_t comm_ = nullptr;
   std::shared_ptr<ending> ending_;

@@ -7,34 +7,25 @@
 namespace troupe::gpu {
 namespace {
 
-struct loaded {
-  nccl_library library{};
-  std::string problem;
-};
-
-loaded load() {
-  loaded l;
-  dynamic_library file("libnccl.so." + std::to_string(NCCL_MAJOR));
-  file.look_up("ncclGetVersion", l.library.version);
-  file.look_up("ncclGetErrorString", l.library.error_string);
-  file.look_up("ncclGetUniqueId", l.library.unique_id);
-  file.look_up("ncclCommInitRankConfig", l.library.init);
-  file.look_up("ncclCommGetAsyncError", l.library.async_error);
-  file.look_up("ncclCommAbort", l.library.abort);
-  file.look_up("ncclAllReduce", l.library.all_reduce);
-  file.look_up("ncclAllGather", l.library.all_gather);
-  l.problem = file.problem();
-  return l;
+void look_up(dynamic_library& file, nccl_library& l) {
+  file.look_up("ncclGetVersion", l.version);
+  file.look_up("ncclGetErrorString", l.error_string);
+  file.look_up("ncclGetUniqueId", l.unique_id);
+  file.look_up("ncclCommInitRankConfig", l.init);
+  file.look_up("ncclCommGetAsyncError", l.async_error);
+  file.look_up("ncclCommAbort", l.abort);
+  file.look_up("ncclAllReduce", l.all_reduce);
+  file.look_up("ncclAllGather", l.all_gather);
 }
 
 }  // namespace
 
 result<const nccl_library*> nccl_library::get() {
-  static const loaded l = load();
-  if (!l.problem.empty())
-    return failure(errc::not_found, "NCCL cannot be loaded: " + l.problem + ": install NCCL " +
-                                        std::to_string(NCCL_MAJOR) + " or name its folder in LD_LIBRARY_PATH");
-  return &l.library;
+  static const std::string version = std::to_string(NCCL_MAJOR);
+  static const auto library = load_library(
+      "libnccl.so." + version, "NCCL", "install NCCL " + version + " or name its folder in LD_LIBRARY_PATH", look_up);
+  if (!library) return library.error();
+  return &*library;
 }
 
 }  // namespace troupe::gpu

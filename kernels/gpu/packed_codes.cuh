@@ -3,9 +3,8 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
-#include <type_traits>
 
-/// Codes of packed weights as exact f16 or bf16 integers in registers, and the tensor core's product with them.
+/// Codes of packed weights as exact f16 or bf16 integers in registers.
 namespace troupe::kernels::gpu::packed {
 
 /// std::bit_cast for pairs, which their headers do not let be trivially copyable.
@@ -135,21 +134,5 @@ struct codes<__nv_bfloat16> {
     return as<std::uint32_t>(__hmul2(as<__nv_bfloat162>(digits), as<__nv_bfloat162>(0x7b807b80u)));
   }
 };
-
-/// c += A B for 16 rows, 8 tokens and 16 columns. Of lane 4 g + t, A holds (row g, k 2t..), (g + 8, 2t..),
-/// (g, 2t + 8..), (g + 8, 2t + 8..); B (k 2t.., token g), (k 2t + 8.., token g); c (row g, tokens 2t, 2t + 1), (g + 8).
-template <class T>
-__device__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  if constexpr (std::is_same_v<T, __half>)
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-        "%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
-        "%2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 }  // namespace troupe::kernels::gpu::packed
