@@ -20,13 +20,15 @@ result<group_id> make_group_id();
 std::string nccl_version();
 
 /// One rank's end. All ranks make the same calls in the same order, each from one thread; `abort` may come from any.
-/// The calls enqueue and may be captured. Non-blocking underneath, so no call waits longer than the limit given to
-/// `join`.
+/// The calls enqueue and may be captured. Non-blocking underneath, so no call waits longer than
+/// `join` was told.
 class communicator {
  public:
-  /// Waits until all ranks of the group have come. The card must be current. Errors: not_found, rank_failed.
+  /// Waits until all ranks of the group have come, `join_limit` at most: across hosts NCCL takes seconds over it. Later
+  /// calls wait `call_limit` at most. The card must be current. Errors: not_found, rank_failed.
   static result<std::shared_ptr<communicator>> join(const model::group_place&, const group_id&,
-                                                    std::chrono::milliseconds limit);
+                                                    std::chrono::milliseconds join_limit,
+                                                    std::chrono::milliseconds call_limit);
   virtual ~communicator() = default;
   virtual const model::group_place& place() const = 0;
   /// data[i] of all ranks, summed, to all ranks; f32, in place. Every rank has the same bits; their order of addition

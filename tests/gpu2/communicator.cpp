@@ -26,7 +26,7 @@ struct pair_of_ranks {
     const group_id id = make_group_id().value();
     both([&](std::uint32_t r) {
       use_device(static_cast<int>(r)).value();
-      ends[r] = communicator::join({r, 2}, id, group_limit).value();
+      ends[r] = communicator::join({r, 2}, id, group_limit, group_limit).value();
       streams[r] = make_stream().value();
       data[r] = memory::on_device(3 * most * sizeof(float), "a test").value();
     });
@@ -82,7 +82,7 @@ BOOST_AUTO_TEST_CASE(after_an_all_reduce_all_ranks_have_the_same_bits) {
 BOOST_AUTO_TEST_CASE(a_rank_that_never_comes_is_given_up) {
   const auto start = clock_type::now();
   use_device(0).value();
-  const auto end = communicator::join({0, 2}, make_group_id().value(), std::chrono::seconds(2));
+  const auto end = communicator::join({0, 2}, make_group_id().value(), std::chrono::seconds(2), group_limit);
   BOOST_TEST_REQUIRE(!end);
   BOOST_TEST((end.error().code == errc::rank_failed));
   BOOST_TEST_MESSAGE(end.error().message);
@@ -126,7 +126,7 @@ BOOST_AUTO_TEST_CASE(a_rank_that_stops_ends_the_other_s_step) {
       o.device = static_cast<int>(r);
       o.place = {r, 2};
       use_device(o.device).value();
-      ends[r] = communicator::join(o.place, id, group_limit).value();
+      ends[r] = communicator::join(o.place, id, group_limit, group_limit).value();
       return make_gpu_backend(m, o, std::move(own), ends[r]);
     });
     model::plan_builder plan;

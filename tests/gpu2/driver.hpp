@@ -20,7 +20,7 @@ class group_driver : public backend_driver {
                 mine.device = static_cast<int>(rank);
                 mine.place = {rank, size};
                 if (auto card = gpu::use_device(mine.device); !card) return card.take_error();
-                auto end = gpu::communicator::join(mine.place, id, group_limit);
+                auto end = gpu::communicator::join(mine.place, id, group_limit, group_limit);
                 if (!end) return end.take_error();
                 return gpu::make_gpu_backend(m, mine, std::move(own), std::move(*end));
               });

@@ -64,7 +64,7 @@ result<gpu::gpu_options> gpu_options_of(const engine_options& o, int ordinal, co
 }
 
 /// NCCL among the ranks; its id comes from rank 0.
-result<std::shared_ptr<gpu::communicator>> join(group::collective& group, int ordinal, std::chrono::seconds limit) {
+result<std::shared_ptr<gpu::communicator>> join(group::collective& group, int ordinal, const engine_options& o) {
   gpu::group_id id{};
   if (group.place().rank == 0) {
     auto made = gpu::make_group_id();
@@ -74,7 +74,8 @@ result<std::shared_ptr<gpu::communicator>> join(group::collective& group, int or
   if (auto ok = group.broadcast(std::as_writable_bytes(std::span(id))); !ok) return ok.take_error();
   if (auto card = gpu::use_device(ordinal); !card) return card.take_error();
   if (auto ok = group.barrier(); !ok) return ok.take_error();  // from here on nobody waits for one without a card
-  return gpu::communicator::join(group.place(), id, limit);
+  return gpu::communicator::join(group.place(), id, std::chrono::seconds(o.rank_start_timeout),
+                                 std::chrono::seconds(o.step_timeout));
 }
 
 /// Ranks plan by what their cards have free; all take as many pages, and sequences as long, as the least of them can.
@@ -130,7 +131,7 @@ result<made_backend> make_gpu(const engine_options& o, int ordinal, std::shared_
   }
   std::shared_ptr<gpu::communicator> communicator;
   if (group) {
-    auto joined = join(*group, ordinal, std::chrono::seconds(o.step_timeout));
+    auto joined = join(*group, ordinal, o);
     if (!joined) return joined.take_error();
     communicator = std::move(*joined);
   }

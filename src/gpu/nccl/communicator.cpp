@@ -28,8 +28,8 @@ struct ending {
 
 class nccl_communicator final : public communicator {
  public:
-  nccl_communicator(const model::group_place& place, const nccl_library& nccl, std::chrono::milliseconds limit)
-      : place_(place), nccl_(nccl), limit_(limit) {}
+  nccl_communicator(const model::group_place& place, const nccl_library& nccl, std::chrono::milliseconds call_limit)
+      : place_(place), nccl_(nccl), call_limit_(call_limit) {}
 
   /// Whoever destroys a rank does so after its last step was answered by all, so nothing is on its way; the orderly end
   /// (ncclCommFinalize) would wait for the other ranks, which leave when they like.
@@ -42,7 +42,7 @@ class nccl_communicator final : public communicator {
       log().warn("rank {}: NCCL does not let go of its group: it is left behind", place_.rank);
   }
 
-  result<void> init(const group_id& id) {
+  result<void> init(const group_id& id, std::chrono::milliseconds limit) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     ncclUniqueId unique;
@@ -50,7 +50,7 @@ class nccl_communicator final : public communicator {
     std::lock_guard lock(mutex_);
     const ncclResult_t code =
         nccl_.init(&comm_, static_cast<int>(place_.size), unique, static_cast<int>(place_.rank), &config);
-    auto ok = settle(code, "ncclCommInitRankConfig");
+    auto ok = settle(code, "ncclCommInitRankConfig", limit);
     if (!ok && comm_) end_by_abort();
     return ok;
   }
@@ -60,12 +60,12 @@ class nccl_communicator final : public communicator {
   result<void> all_reduce(float* data, std::uint64_t n, cudaStream_t stream) override {
     std::lock_guard lock(mutex_);
     if (!comm_) return aborted();
-    return settle(nccl_.all_reduce(data, data, n, ncclFloat, ncclSum, comm_, stream), "ncclAllReduce");
+    return settle(nccl_.all_reduce(data, data, n, ncclFloat, ncclSum, comm_, stream), "ncclAllReduce", call_limit_);
   }
   result<void> all_gather(const float* mine, float* parts, std::uint64_t n, cudaStream_t stream) override {
     std::lock_guard lock(mutex_);
     if (!comm_) return aborted();
-    return settle(nccl_.all_gather(mine, parts, n, ncclFloat, comm_, stream), "ncclAllGather");
+    return settle(nccl_.all_gather(mine, parts, n, ncclFloat, comm_, stream), "ncclAllGather", call_limit_);
   }
   result<void> state() override {
     std::unique_lock lock(mutex_, std::try_to_lock);
@@ -93,11 +93,11 @@ class nccl_communicator final : public communicator {
   failure aborted() const { return {errc::rank_failed, "the group of ranks was aborted"}; }
 
   /// Waits until a call that was enqueued is settled.
-  result<void> settle(ncclResult_t code, const char* call) {
+  result<void> settle(ncclResult_t code, const char* call, std::chrono::milliseconds limit) {
     if (code == ncclSuccess) [[likely]]
       return {};
     if (code != ncclInProgress) return wrong(code, call);
-    const clock::time_point end = clock::now() + limit_;
+    const clock::time_point end = clock::now() + limit;
     ncclResult_t now = ncclInProgress;
     for (;;) {
       if (const ncclResult_t asked = nccl_.async_error(comm_, &now); asked != ncclSuccess) return wrong(asked, call);
@@ -106,7 +106,7 @@ class nccl_communicator final : public communicator {
       if (stop_.load()) return aborted();
       if (clock::now() > end)
         return failure(errc::rank_failed, std::string(call) + ": the other ranks did not come within " +
-                                              std::to_string(limit_.count()) + " ms");
+                                              std::to_string(limit.count()) + " ms");
       std::this_thread::sleep_for(poll_pause);
     }
   }
@@ -131,7 +131,7 @@ class nccl_communicator final : public communicator {
 
   const model::group_place place_;
   const nccl_library& nccl_;
-  const std::chrono::milliseconds limit_;
+  const std::chrono::milliseconds call_limit_;
   std::mutex mutex_;  // around every call, its waiting included, which `stop_` ends
   std::atomic<bool> stop_{false};
   ncclComm_t comm_ = nullptr;
@@ -159,11 +159,12 @@ std::string nccl_version() {
 }
 
 result<std::shared_ptr<communicator>> communicator::join(const model::group_place& place, const group_id& id,
-                                                         std::chrono::milliseconds limit) {
+                                                         std::chrono::milliseconds join_limit,
+                                                         std::chrono::milliseconds call_limit) {
   auto nccl = nccl_library::get();
   if (!nccl) return nccl.take_error();
-  auto c = std::make_shared<nccl_communicator>(place, **nccl, limit);
-  if (auto ok = c->init(id); !ok) return ok.take_error();
+  auto c = std::make_shared<nccl_communicator>(place, **nccl, call_limit);
+  if (auto ok = c->init(id, join_limit); !ok) return ok.take_error();
   return std::shared_ptr<communicator>(std::move(c));
 }
 

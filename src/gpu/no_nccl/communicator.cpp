@@ -12,7 +12,7 @@ failure without() {
 result<group_id> make_group_id() { return without(); }
 std::string nccl_version() { return {}; }
 result<std::shared_ptr<communicator>> communicator::join(const model::group_place&, const group_id&,
-                                                         std::chrono::milliseconds) {
+                                                         std::chrono::milliseconds, std::chrono::milliseconds) {
   return without();
 }
 
