@@ -35,3 +35,14 @@ function(troupe_kernels)
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${flags}")
   endforeach()
 endfunction()
+
+# troupe_precompile(TARGET <header>... | REUSE_FROM target), with the flags without which ccache keeps no file that uses one.
+function(troupe_precompile target)
+  if(ARGV1 STREQUAL "REUSE_FROM")
+    target_precompile_headers(${target} ${ARGN})
+  else()
+    target_precompile_headers(${target} PRIVATE ${ARGN})
+  endif()
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANG_AND_ID:CXX,Clang>:SHELL:-Xclang -fno-pch-timestamp>"
+                         "$<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fpch-preprocess>")
+endfunction()

@@ -37,7 +37,9 @@ configure() {
   local cards=${TROUPE_CUDA_ARCHITECTURES:-}
   [ -n "$cards" ] || { nvidia-smi -L 2>/dev/null | grep -q '^GPU' && cards=native || cards=90a-real; }
   local launcher=()
-  command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
+  # Without the sloppiness ccache keeps nothing that uses a precompiled header.
+  local ccache='env;CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime;ccache'
+  command -v ccache >/dev/null && launcher=("-DCMAKE_CXX_COMPILER_LAUNCHER=$ccache" -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
   if [ ! -f "$root/build/$preset/build.ninja" ]; then
     say "configuring ($preset)"
     (cd "$root" && cmake --preset "$preset" "${launcher[@]}" -DTROUPE_CUDA_ARCHITECTURES="$cards" >"$root/build-$preset.log" 2>&1) ||
