@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""A GGUF model without its matrices, to carry where the whole file is too much, and one of its shape with random matrices made of it.
+"""Models with random matrices: of the shape of a GGUF file, carried without its own where the whole is too much, or of a configuration.
 
     perf/random_weights.py strip MODEL.gguf SHAPE.xz     # metadata, vocabulary and f32 tensors (norms): 1 MB for SmolLM2
     perf/random_weights.py fill  SHAPE.xz RANDOM.gguf    # as many bytes as MODEL.gguf, the same ones each time
+    perf/random_weights.py folder CONFIG.json FOLDER     # config.json and bf16 safetensors of a Llama with that configuration
 
 Speed does not depend on the weights' values: quants are uniform, scales such that values spread by 0.02 around 0, as in a model
 that was not trained yet. The text that comes out is noise. Types: f32, q4_0, q4_1, q8_0 (block layouts: ggml's ggml-common.h).
 """
+import json
 import lzma
+import os
 import random
 import struct
 import sys
@@ -113,7 +116,53 @@ def fill(source, target):
         f.write(bytes(-f.tell() % header.alignment))
 
 
+def llama_shapes(c):
+    """Name and shape of each tensor."""
+    hidden, head_dim = c["hidden_size"], c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    q, kv, inner = c["num_attention_heads"] * head_dim, c["num_key_value_heads"] * head_dim, c["intermediate_size"]
+    layer = {"input_layernorm": [hidden], "self_attn.q_proj": [q, hidden], "self_attn.k_proj": [kv, hidden], "self_attn.v_proj": [kv, hidden],
+             "self_attn.o_proj": [hidden, q], "post_attention_layernorm": [hidden], "mlp.gate_proj": [inner, hidden],
+             "mlp.up_proj": [inner, hidden], "mlp.down_proj": [hidden, inner]}
+    shapes = {"model.embed_tokens.weight": [c["vocab_size"], hidden]}
+    for i in range(c["num_hidden_layers"]):
+        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+    shapes["model.norm.weight"] = [hidden]
+    if not c.get("tie_word_embeddings"):
+        shapes["lm_head.weight"] = [c["vocab_size"], hidden]
+    return shapes
+
+
+def folder(source, target):
+    with open(source) as f:
+        config = json.load(f)
+    os.makedirs(target, exist_ok=True)
+    with open(os.path.join(target, "config.json"), "w") as f:
+        json.dump(config, f)
+    pool_values = 1 << 24
+    # Of a random 16 bits the sign and the mantissa are kept; the exponents give absolute values from 1/64 to 1/32.
+    bits = int.from_bytes(random.Random(1).randbytes(2 * pool_values), "little")
+    bits = bits & int.from_bytes(b"\x7f\x80" * pool_values, "little") | int.from_bytes(b"\x80\x3c" * pool_values, "little")
+    pool = bits.to_bytes(2 * pool_values, "little")
+    entries, at = {}, 0
+    for name, shape in llama_shapes(config).items():
+        n_bytes = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        entries[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + n_bytes]}
+        at += n_bytes
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    with open(os.path.join(target, "model.safetensors"), "wb") as f:
+        f.write(struct.pack("<Q", len(header)) + header)
+        for entry in entries.values():
+            begin, end = entry["data_offsets"]
+            if len(entry["shape"]) == 1:
+                f.write(b"\x80\x3f" * ((end - begin) // 2))  # norms: 1
+                continue
+            for left in range(end - begin, 0, -len(pool)):
+                f.write(pool[:left])
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] not in ("strip", "fill"):
+    commands = {"strip": strip, "fill": fill, "folder": folder}
+    if len(sys.argv) != 4 or sys.argv[1] not in commands:
         sys.exit(__doc__)
-    (strip if sys.argv[1] == "strip" else fill)(*sys.argv[2:])
+    commands[sys.argv[1]](*sys.argv[2:])

@@ -20,8 +20,7 @@ result<group_id> make_group_id();
 std::string nccl_version();
 
 /// One rank's end. All ranks make the same calls in the same order, each from one thread; `abort` may come from any.
-/// The calls enqueue and may be captured. Non-blocking underneath, so no call waits longer than
-/// `join` was told.
+/// The calls enqueue and may be captured. Non-blocking underneath, so no call waits longer than `join` was told.
 class communicator {
  public:
   /// Waits until all ranks of the group have come, `join_limit` at most: across hosts NCCL takes seconds over it. Later
