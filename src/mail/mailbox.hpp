@@ -113,9 +113,10 @@ class mailbox {
   }
 
   /// Arms `w` and parks. True: suspend; `w` is called exactly once, perhaps already. False: a message is there or the
-  /// mailbox is drained, go on. A wake may find an empty mailbox; the consumer then parks again.
+  /// mailbox is drained, go on. A wake may find an empty mailbox; the consumer then parks again, and need not have waited
+  /// for the wake of the park before: so `w` is always the same, or `disarm` stands between.
   bool park(waker w) noexcept {
-    waker_ = w;
+    if (w != waker_) waker_ = w;  // whoever took the last park may be reading it
     const bool suspended = Parking::park(state_, [this] { return queue_.size_approx() != 0 || credits_.drained(); });
     parks_ += suspended;
     return suspended;
@@ -193,7 +194,7 @@ class mailbox {
   moodycamel::ConsumerToken reader_;  // rotates over the senders, so that a busy one cannot starve the rest
   alignas(cache_line) credits credits_;
   alignas(cache_line) std::atomic<std::uint64_t> state_{0};
-  alignas(cache_line) waker waker_;  // written by the consumer while not parked, read by whoever took the park
+  alignas(cache_line) waker waker_;  // written by the consumer while nobody wakes it, read by whoever took the park
   std::atomic<std::uint64_t> wakes_{0};
   std::uint64_t parks_ = 0;  // consumer only
 };

@@ -12,6 +12,7 @@ struct waker {
   void* context = nullptr;
 
   void operator()() const noexcept { call(context); }
+  bool operator==(const waker&) const = default;
 };
 
 }  // namespace troupe::mail

@@ -93,6 +93,30 @@ BOOST_AUTO_TEST_CASE(eight_senders_in_order) { in_order(8, 30'000, 256); }
 BOOST_AUTO_TEST_CASE(three_senders_share_one_credit) { one_credit(3, 3'000); }
 BOOST_AUTO_TEST_CASE(every_message_of_a_ping_pong_wakes) { BOOST_TEST(ping_pong(5'000) > 0u); }
 
+// As a port that its owner polls when it likes: it is parked again while a sender still wakes it from the park before.
+BOOST_AUTO_TEST_CASE(a_consumer_need_not_wait_for_its_wake) {
+  constexpr std::uint64_t count = 20'000;
+  auto box = std::make_shared<box_type>(64);
+  std::thread sending([count, to = mail::sender<numbered>(box)]() mutable {
+    for (std::uint64_t i = 0; i < count; ++i)
+      while (!to.try_send(numbered{0, 0, i})) std::this_thread::yield();
+    to.close();
+  });
+  sleeper unused;
+  std::vector<numbered> batch;
+  std::uint64_t received = 0;
+  bool parked = false;
+  while (!box->drained()) {
+    batch.clear();
+    if (parked) box->take_back_park();
+    received += box->try_receive(batch, 8);
+    parked = box->park(unused.waker());
+  }
+  sending.join();
+  box->disarm();
+  BOOST_TEST(received == count);
+}
+
 BOOST_AUTO_TEST_CASE(senders_that_race_with_closing_lose_nothing_they_were_promised) {
   for (int round = 0; round < 300; ++round) {
     auto box = std::make_shared<box_type>(8);
