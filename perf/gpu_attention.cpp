@@ -165,12 +165,15 @@ void measure(const shape& s, int n_sms, double bandwidth) {
   check(cudaMemset(a.scratch, 0, attention_scratch_bytes(a.shape)));
   check(cudaDeviceSynchronize());
 
-  const double us = microseconds(n_ops, [&] {
-    for (int i = 0; i < n_ops; ++i) {
-      a.kv = pools[static_cast<std::size_t>(i % n_pools)];
-      check(attention(a, stream));
-    }
-  });
+  const auto time = [&](auto&& compute) {
+    return microseconds(n_ops, [&] {
+      for (int i = 0; i < n_ops; ++i) {
+        a.kv = pools[static_cast<std::size_t>(i % n_pools)];
+        check(compute());
+      }
+    });
+  };
+  const double us = time([&] { return attention(a, stream); });
   const double scale_bytes = s.kv == kv_type::e4m3 ? 4 : 0;
   const double bytes = 2.0 * s.n_rows * s.context * s.n_kv_heads * (s.head_dim * kv_element_bytes(s.kv) + scale_bytes);
   const double pairs = (s.context - s.n_tokens) * static_cast<double>(s.n_tokens) + s.n_tokens * (s.n_tokens + 1.0) / 2;
@@ -180,6 +183,14 @@ void measure(const shape& s, int n_sms, double bandwidth) {
       "%3u/%u heads of %3u %-5s %4u rows x %4u at %6u %5u items  %9.1f us  %5.2f TB/s  %5.0f TFLOP/s  %5.1f %%\n",
       s.n_heads, s.n_kv_heads, s.head_dim, s.kv == kv_type::e4m3 ? "e4m3" : "bf16", s.n_rows, s.n_tokens, s.context,
       n_items, us, bytes / us / 1e6, flops / us / 1e6, floor / us * 100);
+  if (n_tokens == 1 && can_attend_one(a)) {
+    const std::uint32_t position_slot_count[3] = {s.context - 1, 0, 1};
+    auto* place = allocate<std::uint32_t>(3);
+    check(cudaMemcpy(place, position_slot_count, sizeof position_slot_count, cudaMemcpyHostToDevice));
+    const double one_us = time([&] { return attention_one(a, place, place + 1, place + 2, stream); });
+    std::printf("  by the kernel for one token %50.1f us  %5.2f TB/s  %20.1f %%\n", one_us, bytes / one_us / 1e6, floor / one_us * 100);
+    check(cudaFree(place));
+  }
   std::fflush(stdout);
   for (const kv_pool& p : pools)
     for (void* x : {p.k, p.v, static_cast<void*>(p.k_scale), static_cast<void*>(p.v_scale)}) check(cudaFree(x));

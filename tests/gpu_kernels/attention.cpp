@@ -102,7 +102,7 @@ class scene {
   };
 
   /// What runs: a plan of the parts for a card of n_sms, eagerly or by a graph that is replayed.
-  std::vector<std::uint8_t> run(const std::vector<part>& parts, int n_sms = 0, bool graph = false) {
+  std::vector<std::uint8_t> run(const std::vector<part>& parts, int n_sms = 0, bool graph = false, bool one = false) {
     const std::uint32_t ld_q = (s_.n_heads + 2 * s_.n_kv_heads) * s_.head_dim;
     const std::size_t size = s_.type == dtype::f32 ? 4 : 2, row = std::size_t{s_.n_heads} * s_.head_dim;
     std::vector<row_span> rows;
@@ -161,13 +161,19 @@ class scene {
     a.items = items_device.get();
     a.n_items = n_items.get();
     a.scratch = scratch.get();
+    if (one && !can_attend_one(a)) return {};
+    const device_array<std::uint32_t> place(std::vector<std::uint32_t>{
+        parts.empty() ? 0 : parts[0].position, rows.empty() ? 0 : rows[0].slot, n_tokens});
+    const auto compute = [&](cudaStream_t s) {
+      return one ? attention_one(a, place.get(), place.get() + 1, place.get() + 2, s) : attention(a, s);
+    };
     cudaStream_t stream;
     check(cudaStreamCreate(&stream));
     if (graph) {
       cudaGraph_t captured;
       cudaGraphExec_t ready;
       check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-      check(attention(a, stream));
+      check(compute(stream));
       check(cudaStreamEndCapture(stream, &captured));
       check(cudaGraphInstantiate(&ready, captured, 0));
       for (int i = 0; i < 3; ++i) check(cudaGraphLaunch(ready, stream));
@@ -175,7 +181,7 @@ class scene {
       check(cudaGraphExecDestroy(ready));
       check(cudaGraphDestroy(captured));
     } else {
-      check(attention(a, stream));
+      check(compute(stream));
     }
     check(cudaStreamSynchronize(stream));
     check(cudaStreamDestroy(stream));
@@ -435,6 +441,32 @@ BOOST_AUTO_TEST_CASE(a_long_row_split_over_the_card_matches_f64) {
     BOOST_TEST(n_different(x, last, std::span(bits).last(x.token_bytes())) == 0u, s.name << ": alone it differs");
   }
   BOOST_TEST_MESSAGE("long rows: worst error is " << worst_share << " of its bound");
+}
+
+// A step of one token has a kernel of its own: short contexts, parts of blocks, windows, and one that is replayed.
+BOOST_AUTO_TEST_CASE(a_single_token_matches_f64) {
+  double worst_share = 0;
+  std::size_t n_settings = 0;
+  std::vector<setting> all = settings;
+  all.push_back({"bf16 128 group 8, window 100", dtype::bf16, kv_type::bf16, 8, 1, 128, 100});
+  all.push_back({"f16 64 group 4, window 1000", dtype::f16, kv_type::f16, 8, 2, 64, 1000});
+  for (const setting& s : all) {
+    scene x(s, {{0, 5, 0}, {2, 700, 0}, {1, 5000, 4990}}, 5);
+    if (x.run({{0, 4, 1}}, 0, false, true).empty()) continue;
+    ++n_settings;
+    for (const scene::part& p : std::vector<scene::part>{{0, 0, 1}, {0, 4, 1}, {1, 15, 1}, {1, 16, 1}, {1, 63, 1}, {1, 64, 1},
+                                                         {1, 127, 1}, {1, 128, 1}, {1, 511, 1}, {1, 699, 1}, {2, 4990, 1}, {2, 4999, 1}}) {
+      const std::vector<std::uint8_t> bits = x.run({p}, 0, false, true);
+      const double error = worst_error(x, {p}, bits, 1);
+      BOOST_TEST(error <= bound_of(s.type), s.name << " at " << p.position << ": relative error " << error);
+      worst_share = std::max(worst_share, error / bound_of(s.type));
+      BOOST_TEST(n_different(x, bits, x.run({p}, 0, true, true)) == 0u, s.name << " at " << p.position << ": a graph differs");
+      BOOST_TEST(worst_error(x, {p}, x.run({p}, 3, false, true), 1) <= bound_of(s.type), s.name << ": few blocks");
+    }
+    BOOST_TEST(x.run({}, 0, false, true).empty());
+  }
+  BOOST_TEST(n_settings >= 6u);
+  BOOST_TEST_MESSAGE("a single token: worst error is " << worst_share << " of its bound");
 }
 
 BOOST_AUTO_TEST_CASE(nothing_is_done_without_items) {
