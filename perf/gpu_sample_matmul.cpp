@@ -122,13 +122,13 @@ void products(int rounds) {
                    bytes = 2.0 * rows * cols + 2.0 * tokens * cols + 4.0 * tokens * rows;
       std::printf("%6u x %-7u %6u %10.1f %9.1f %8.0f%%", rows, cols, tokens, us, flop / us / 1e6,
                   100 * std::max(bytes / bandwidth, flop / 680e6) / us);
-      if (can_gemv({weights, x, dtype::bf16, rows, cols, y, dtype::f32, rows, false}, tokens))
-        for (const gemv_depth depth : {gemv_depth::two, gemv_depth::four}) {
-          const double gemv_us = run(rows, cols, tokens, 12, [depth](const matmul_args& a, const std::uint32_t* count, std::uint32_t most, cudaStream_t s) {
-            return gemv(a, depth, count, most, s);
-          });
-          std::printf("   gemv%d %6.1f us %4.0f%%", static_cast<int>(depth), gemv_us, 100 * bytes / bandwidth / gemv_us);
-        }
+      for (const gemv_depth depth : {gemv_depth::two, gemv_depth::four, gemv_depth::eight}) {
+        if (!can_gemv({weights, x, dtype::bf16, rows, cols, y, dtype::f32, rows, false}, depth, tokens)) continue;
+        const double gemv_us = run(rows, cols, tokens, 12, [depth](const matmul_args& a, const std::uint32_t* count, std::uint32_t most, cudaStream_t s) {
+          return gemv(a, depth, count, most, s);
+        });
+        std::printf("   gemv%d %6.1f us %4.0f%%", static_cast<int>(depth), gemv_us, 100 * bytes / bandwidth / gemv_us);
+      }
       std::printf("\n");
     }
   check(cudaFree(weights));

@@ -1,7 +1,11 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 
+#include "kernels/gpu/attention.hpp"
+#include "kernels/gpu/dense.hpp"
+#include "kernels/gpu/gemv.hpp"
 #include "kernels/gpu/group.hpp"
 #include "src/gpu/communicator.hpp"
 #include "src/gpu/device_weights.hpp"
@@ -17,7 +21,7 @@ class gpu_decoder {
  public:
   /// Offsets of everything but the weights in the rank's one piece of memory.
   struct space {
-    std::uint64_t h, normed, qkv, attended, gate_up, activated, rope, frequencies, logits, page_table,
+    std::uint64_t h, normed, qkv, attended, gate_up, activated, squares, rope, frequencies, logits, page_table,
         attention_scratch, kv, kv_scales, dequantized, workspace, constants, parts;
   };
   static space lay_out(layout&, const model::model_config&, const model::rank_shape&, const gpu_options&,
@@ -64,6 +68,17 @@ class gpu_decoder {
   /// The two halves of a layer; each adds to the residual stream.
   void attend(checked&, std::uint32_t layer, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
   void feed_forward(checked&, std::uint32_t layer, const bucket&, const std::uint32_t* n_tokens, cudaStream_t);
+  kernels::gpu::rope_store_args rope_args(std::uint32_t layer, const step_layout&, std::byte* inputs) const;
+  void attention(checked&, std::uint32_t layer, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
+  /// The products of a layer of one token that take over what stands between products (gemv.hpp); the others are as
+  /// in any step.
+  struct one_token_plan {
+    std::optional<kernels::gpu::gemv_depth> qkv, o, gate_up, down;
+    bool any() const { return qkv || o || gate_up || down; }
+  };
+  one_token_plan plan_one_token(const bucket&, const kernels::gpu::rope_store_args&);
+  void one_token_layer(checked&, std::uint32_t layer, const one_token_plan&, const bucket&, const step_layout&,
+                       std::byte* inputs, cudaStream_t);
 
   std::shared_ptr<const model::model> model_;
   std::shared_ptr<communicator> group_;
@@ -74,7 +89,8 @@ class gpu_decoder {
   device_weights weights_;
   products products_;
   std::uint32_t n_sms_, table_pages_;
-  float *h_, *rope_, *logits_, *parts_;
+  bool plain_layers_ = false;  ///< no layer has packed weights, products in several parts, or biases but those of q, k, v
+  float *h_, *squares_, *rope_, *logits_, *parts_;
   std::byte *normed_, *qkv_, *attended_, *gate_up_, *activated_;
   double* frequencies_;
   std::uint32_t* page_table_;

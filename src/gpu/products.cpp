@@ -1,7 +1,5 @@
 #include "src/gpu/products.hpp"
 
-#include "kernels/gpu/gemv.hpp"
-
 namespace troupe::gpu {
 
 using kernels::dtype;
@@ -20,6 +18,19 @@ void* shifted(void* y, dtype type, std::uint32_t columns) {
 }
 
 }  // namespace
+
+std::optional<gemv_depth> products::depth_of(choice::maker who) {
+  switch (who) {
+    case choice::maker::gemv2:
+      return gemv_depth::two;
+    case choice::maker::gemv4:
+      return gemv_depth::four;
+    case choice::maker::gemv8:
+      return gemv_depth::eight;
+    default:
+      return std::nullopt;
+  }
+}
 
 products::choice::~choice() {
   if (operation) lt->descriptor_destroy(operation);
@@ -118,10 +129,8 @@ result<void> products::launch(const choice& c, const linear_part& part, std::uin
       return blas(c, weight, p, args.y, stream);
     case choice::maker::matmul:
       return check(kernels::gpu::matmul(args, n, max_tokens, stream), "matmul");
-    case choice::maker::gemv2:
-      return check(kernels::gpu::gemv(args, gemv_depth::two, n, max_tokens, stream), "gemv");
-    case choice::maker::gemv4:
-      return check(kernels::gpu::gemv(args, gemv_depth::four, n, max_tokens, stream), "gemv");
+    default:
+      return check(kernels::gpu::gemv(args, *depth_of(c.who), n, max_tokens, stream), "gemv");
   }
   return {};
 }
@@ -132,19 +141,22 @@ kernels::gpu::matmul_args products::arguments(const linear_part& part, std::uint
           p.y_type, p.ld_y, p.accumulate};
 }
 
+std::optional<gemv_depth> products::gemv_of(const linear& l, const product& p, std::uint32_t max_tokens) {
+  if (deterministic_ || l.parts.size() != 1 || l.packed()) return std::nullopt;
+  auto c = plan({max_tokens, l.rows, l.cols, p.ld_y, compute_, p.y_type, p.accumulate});
+  if (!c) return std::nullopt;
+  return depth_of((*c)->who);
+}
+
 result<bool> products::run_gated(const linear& l, kernels::gpu::gate_activation activation, const product& p,
                                  const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t stream) {
-  if (deterministic_ || l.parts.size() != 1 || l.packed() || max_tokens > kernels::gpu::gemv_most_tokens) return false;
-  const linear_part& part = l.parts.front();
   // Where the plain product is a gemv, so is this; which it is has been timed as a product of all rows.
-  auto c = plan({max_tokens, part.rows, l.cols, part.rows, compute_, p.y_type, false});
-  if (!c) return c.take_error();
-  const choice::maker who = (*c)->who;
-  if (who != choice::maker::gemv2 && who != choice::maker::gemv4) return false;
-  const gemv_depth depth = who == choice::maker::gemv2 ? gemv_depth::two : gemv_depth::four;
-  if (auto ok = check(
-          kernels::gpu::gemv_gated(arguments(part, l.cols, part.dense, p), activation, depth, n, max_tokens, stream),
-          "gemv_gated");
+  const auto depth = gemv_of(l, {p.x, nullptr, p.y_type, l.rows, false}, max_tokens);
+  if (!depth) return false;
+  const linear_part& part = l.parts.front();
+  if (auto ok = check(kernels::gpu::gemv_gated(arguments(part, l.cols, part.dense, p), activation, {}, *depth, n,
+                                               max_tokens, stream),
+                      "gemv_gated");
       !ok)
     return ok.take_error();
   return true;

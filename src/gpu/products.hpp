@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "kernels/common/dtype.hpp"
+#include "kernels/gpu/gemv.hpp"
 #include "kernels/gpu/matmul.hpp"
 #include "src/gpu/blas_library.hpp"
 #include "src/gpu/device.hpp"
@@ -46,6 +48,9 @@ class products {
   /// into scratch first.
   result<void> run(const linear&, const product&, const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t);
 
+  /// The gemv that `run` would compute an unpacked layer of one part with; nothing where that is not a gemv.
+  std::optional<kernels::gpu::gemv_depth> gemv_of(const linear&, const product&, std::uint32_t max_tokens);
+
   /// The first half of a gated MLP, y [n, rows / 2] of the compute type, where one kernel does that: false, and nothing
   /// enqueued, where it takes a product and the activation after it.
   result<bool> run_gated(const linear& gate_up, kernels::gpu::gate_activation, const product&, const std::uint32_t* n,
@@ -54,9 +59,9 @@ class products {
   /// Times, for the unpacked parts of these alike layers, what cuBLASLt offers for steps of max_tokens and our own
   /// kernels, and keeps the fastest; layers are taken in turn so that weights come from memory as in a step. Overwrites
   /// y and waits for the stream. *n must be max_tokens. Nothing to do in deterministic mode, or where the choice is
-  /// known.
+  /// known. gemv_saves_us: what else a gemv spares the step.
   result<void> tune(std::span<const linear* const> layers, const product&, const std::uint32_t* n,
-                    std::uint32_t max_tokens, cudaStream_t);
+                    std::uint32_t max_tokens, cudaStream_t, float gemv_saves_us = 0);
 
   /// Choices of an earlier run on this card with this cuBLASLt; lines that do not fit are passed over. A choice is a
   /// matter of speed only, so a missing or damaged file is no error.
@@ -71,7 +76,7 @@ class products {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
-    enum class maker : std::uint8_t { blas, matmul, gemv2, gemv4 } who = maker::blas;  ///< cuBLASLt or a kernel of ours
+    enum class maker : std::uint8_t { blas, matmul, gemv2, gemv4, gemv8 } who = maker::blas;  ///< cuBLASLt or a kernel of ours
     bool timed = false;  ///< else it is the heuristic's first
     const blas_library* lt;
     explicit choice(const blas_library* library) : lt(library) {}
@@ -79,6 +84,7 @@ class products {
     choice(const choice&) = delete;
     choice& operator=(const choice&) = delete;
   };
+  static std::optional<kernels::gpu::gemv_depth> depth_of(choice::maker);
   result<choice*> plan(const product_shape&);
   result<void> describe(const product_shape&, choice&);
   result<std::vector<cublasLtMatmulHeuristicResult_t>> candidates(const choice&, int most);

@@ -20,7 +20,12 @@ constexpr int n_candidates = 8;
 constexpr int rounds = 3;
 constexpr std::size_t most_layers = 16;  // enough weights to leave the caches behind
 
-const std::string own_names[] = {"matmul", "gemv2", "gemv4"};  // in the order of choice::maker, after blas
+const std::string own_names[] = {"matmul", "gemv2", "gemv4", "gemv8"};  // in the order of choice::maker, after blas
+
+/// In one timing, each layer in turn.
+std::size_t n_launches(std::span<const linear* const> layers) {
+  return std::max<std::size_t>(std::min(layers.size(), most_layers), 4);
+}
 
 std::string hex(const cublasLtMatmulAlgo_t& a) {
   std::ostringstream out;
@@ -51,7 +56,7 @@ result<float> products::time(const choice& c, std::span<const linear* const> lay
   for (int round = 0; round <= rounds; ++round) {  // the first one only warms up
     checked ok;
     ok(cudaEventRecord(*begin, stream), "cudaEventRecord");
-    for (std::size_t i = 0; i < std::max<std::size_t>(n_layers, 4); ++i) {
+    for (std::size_t i = 0; i < n_launches(layers); ++i) {
       const linear& l = *layers[i % n_layers];
       ok(launch(c, l.parts[part], l.cols, l.parts[part].dense, p, n, max_tokens, stream));
     }
@@ -65,7 +70,7 @@ result<float> products::time(const choice& c, std::span<const linear* const> lay
 }
 
 result<void> products::tune(std::span<const linear* const> layers, const product& p, const std::uint32_t* n,
-                            std::uint32_t max_tokens, cudaStream_t stream) {
+                            std::uint32_t max_tokens, cudaStream_t stream, float gemv_saves_us) {
   if (deterministic_) return {};
   const linear& first = *layers.front();
   for (std::size_t part = 0; part < first.parts.size(); ++part) {
@@ -78,16 +83,18 @@ result<void> products::tune(std::span<const linear* const> layers, const product
     own.who = choice::maker::matmul;
     auto least = time(own, layers, part, p, n, max_tokens, stream);
     if (!least) return least.take_error();
-    if (kernels::gpu::can_gemv(arguments(first.parts[part], first.cols, first.parts[part].dense, p), max_tokens)) {
-      for (const choice::maker who : {choice::maker::gemv2, choice::maker::gemv4}) {
-        choice rows(nullptr);
-        rows.who = who;
-        auto ms = time(rows, layers, part, p, n, max_tokens, stream);
-        if (!ms) return ms.take_error();
-        if (*ms >= *least) continue;
-        *least = *ms;
-        own.who = who;
-      }
+    for (const choice::maker who : {choice::maker::gemv2, choice::maker::gemv4, choice::maker::gemv8}) {
+      if (!kernels::gpu::can_gemv(arguments(first.parts[part], first.cols, first.parts[part].dense, p), *depth_of(who),
+                                  max_tokens))
+        continue;
+      choice rows(nullptr);
+      rows.who = who;
+      auto ms = time(rows, layers, part, p, n, max_tokens, stream);
+      if (!ms) return ms.take_error();
+      const float worth = *ms - static_cast<float>(n_launches(layers)) * gemv_saves_us * 1e-3f;
+      if (worth >= *least) continue;
+      *least = worth;
+      own.who = who;
     }
     choice::maker who = own.who;
     auto found = candidates(c, n_candidates);
@@ -113,7 +120,7 @@ std::string products::signature() const {
   int device = 0;
   cudaDeviceProp properties{};
   if (cudaGetDevice(&device) == cudaSuccess) (void)cudaGetDeviceProperties(&properties, device);
-  return std::string("troupe products 2, cublasLt ") + std::to_string(lt_->version()) + ", " + properties.name;
+  return std::string("troupe products 3, cublasLt ") + std::to_string(lt_->version()) + ", " + properties.name;
 }
 
 void products::read_choices(const std::string& path) {
@@ -137,8 +144,8 @@ void products::read_choices(const std::string& path) {
     c->who = named == std::end(own_names) ? choice::maker::blas
                                           : static_cast<choice::maker>(1 + std::distance(std::begin(own_names), named));
     c->timed = true;
-    const bool is_gemv = c->who == choice::maker::gemv2 || c->who == choice::maker::gemv4;
-    if (is_gemv && s.m > kernels::gpu::gemv_most_tokens) continue;
+    if (const auto depth = depth_of(c->who))
+      if (s.m > (*depth == kernels::gpu::gemv_depth::eight ? 1 : kernels::gpu::gemv_most_tokens)) continue;
     if (c->who == choice::maker::blas) {
       // The library says whether this algorithm computes this product here.
       cublasLtMatmulHeuristicResult_t fits{};

@@ -26,13 +26,12 @@ inline bool same(const rows& a, const rows& b) {
   return true;
 }
 
-/// Seven sequences, once by eager steps and once by captured ones of eight rows, draw the same tokens.
-inline void check_graphs(backend_driver& d, std::uint32_t vocab) {
-  d.warm_up(8);  // before either: it also chooses the products' kernels
+/// Some sequences, once by eager steps and once by captured ones of `size` rows, draw the same tokens.
+inline void check_graphs(backend_driver& d, std::uint32_t vocab, slot_id n = 7, std::uint32_t size = 8) {
+  d.warm_up(size);  // before either: it also chooses the products' kernels
   std::vector<std::vector<token_id>> tokens[2];
   for (const bool graphs : {false, true}) {
     std::mt19937 random(5);
-    constexpr slot_id n = 7;
     for (slot_id s = 0; s < n; ++s) {
       sampling_params p;
       p.seed = s;
@@ -46,7 +45,7 @@ inline void check_graphs(backend_driver& d, std::uint32_t vocab) {
     for (auto [slot, token] : d.step()) tokens[graphs][slot].push_back(token);
     for (std::uint32_t i = 0; i < 40; ++i) {
       for (slot_id s = 0; s < n; ++s) d.decode(s, 20 + s + i);
-      if (graphs) d.plan.graph = {8, 8, 0};
+      if (graphs) d.plan.graph = {size, size, 0};
       for (auto [slot, token] : d.step()) tokens[graphs][slot].push_back(token);
     }
   }

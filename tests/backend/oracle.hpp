@@ -60,6 +60,7 @@ inline distance compare(const std::vector<std::vector<float>>& got, const std::u
 struct oracle_bounds {
   double kl, relative = 5e-3;
   bool greedy = true;  ///< greedy answers are equal, token by token
+  std::uint32_t chunk = 48;
 };
 
 /// Logits and greedy answers of a tiny model against its reference; `make_driver(model)` gives a backend_driver.
@@ -74,7 +75,7 @@ void check_model(const oracle_case& c, const oracle_bounds& bounds, MakeDriver&&
   std::size_t at = 0;
   BOOST_TEST_REQUIRE(prompts.size() >= 2u);
   for (const auto& ids : prompts) {
-    const distance x = compare(d.logits(ids, 48), want.data() + at * vocab, vocab);
+    const distance x = compare(d.logits(ids, bounds.chunk), want.data() + at * vocab, vocab);
     at += ids.size();
     BOOST_TEST_MESSAGE(c.folder << " " << c.file << " " << ids.size() << " tokens: KL " << x.kl << " rel "
                                 << x.relative);

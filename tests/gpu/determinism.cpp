@@ -51,4 +51,6 @@ BOOST_AUTO_TEST_CASE(graphs_equal_eager_steps) {
   auto m = model::open_model(data("llama3-rope")).value();
   driver d(m, small(dtype::bf16, kv_type::bf16));
   check_graphs(d, m->config.vocab);
+  driver one(m, small(dtype::bf16, kv_type::bf16));
+  check_graphs(one, m->config.vocab, 1, 1);
 }

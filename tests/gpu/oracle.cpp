@@ -29,6 +29,19 @@ BOOST_AUTO_TEST_CASE(half_precision_is_near) {
                   [&, t = type, k = kv](auto m) { return driver(m, small(t, k)); });
 }
 
+// Steps of one token have a path of their own.
+BOOST_AUTO_TEST_CASE(a_token_at_a_time_is_near) {
+  struct one_token_driver : driver {
+    one_token_driver(std::shared_ptr<const model::model> m, const gpu::gpu_options& o) : driver(std::move(m), o) {
+      warm_up(1);  // products are timed: by a gemv each
+    }
+  };
+  for (const kv_type kv : {kv_type::bf16, kv_type::f32})
+    for (const oracle_case& c : oracle_cases)
+      check_model(c, {.kl = 2e-3, .relative = 4e-2, .greedy = false, .chunk = 1},
+                  [&](auto m) { return one_token_driver(m, small(dtype::bf16, kv)); });
+}
+
 // Needs no card: nothing is uploaded. One part: q, k and v are one product although each has a scale of its own.
 BOOST_AUTO_TEST_CASE(fp8_weights_stay_packed) {
   auto m = model::open_model(data("llama-fp8")).value();
