@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 
 #include <cstdio>
+#include <cstdlib>
 
 #include <troupe/error.hpp>
 
@@ -70,9 +71,7 @@ void add_log_level(CLI::App& app, const std::shared_ptr<spdlog::logger>& logger)
   }
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   CLI::App app{"Troupe: an LLM inference engine of asynchronous actors", "troupe"};
   app.set_version_flag("--version", TROUPE_VERSION);
   app.require_subcommand(1);
@@ -116,5 +115,18 @@ int main(int argc, char** argv) {
   }
   if (std::fflush(stdout) != 0 || std::ferror(stdout))
     return complain("standard output cannot be written: is the disk full, or the reader gone?", cli::exit_failure);
+  return exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int exit_code = run(argc, argv);
+  // Threads of a lost rank, of its driver and of NCCL may be left behind: what they would meet while exit handlers take things
+  // apart is not worth finding out (seen once with two cards: a heap found damaged).
+  if (exit_code == cli::exit_rank_lost) {
+    std::fflush(nullptr);
+    std::_Exit(exit_code);
+  }
   return exit_code;
 }
