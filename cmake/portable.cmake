@@ -4,6 +4,7 @@
 #
 #     cmake --preset portable && ninja -C build/portable portable
 #     cmake --install build/portable --component portable --strip --prefix FOLDER
+#     tar -C FOLDER -c . | xz --lzma2=preset=6,dict=512MiB > troupe.tar.xz       # a large window: the programs hold the same kernels
 #
 # The tests among them look for their data in tests/data of the folder in which they are started.
 set(CMAKE_FIND_LIBRARY_SUFFIXES .a .so)

@@ -59,9 +59,9 @@ struct attention_args {
 /// else up to head_dim 256 (multiples of 8): plain f32 arithmetic.
 cudaError_t attention(const attention_args&, cudaStream_t);
 
-/// The same for a step of at most one token (*n_tokens), by plain f32 arithmetic that keeps a short context short: its own
-/// order of sums, positions divided among the card's blocks by their number. Takes shape, q, out, type, kv, page_table,
-/// scale and scratch of the arguments; the items are not read. position, slot: of the token, on the device.
+/// The same for a step of at most one token (*n_tokens), by plain f32 arithmetic that keeps a short context short: its
+/// own order of sums, positions divided among the card's blocks by their number. Takes shape, q, out, type, kv,
+/// page_table, scale and scratch of the arguments; the items are not read. position, slot: of the token, on the device.
 bool can_attend_one(const attention_args&);
 cudaError_t attention_one(const attention_args&, const std::uint32_t* position, const std::uint32_t* slot,
                           const std::uint32_t* n_tokens, cudaStream_t);

@@ -57,9 +57,9 @@ struct running {
   }
 };
 
-/// Block (h, s): the query heads of KV head h, part s of the positions. HeadDim / 8 lanes hold a row of keys or values; a
-/// pass brings 64 rows of each into registers, all at once, so that a short context costs one trip to memory. The block
-/// that ends last adds the parts up. Bytes: keys and values once.
+/// Block (h, s): the query heads of KV head h, part s of the positions. HeadDim / 8 lanes hold a row of keys or values;
+/// a pass brings 64 rows of each into registers, all at once, so that a short context costs one trip to memory. The
+/// block that ends last adds the parts up. Bytes: keys and values once.
 template <class T, int HeadDim, int group>
 __global__ void __launch_bounds__(threads)
     one_kernel(const __grid_constant__ attention_args a, const __grid_constant__ attention_scratch scratch,
@@ -105,8 +105,7 @@ __global__ void __launch_bounds__(threads)
     for (int u = 0; u < turns; ++u) {
       const std::uint32_t p = base + warp * per_warp + u * rows + row;
       seen[u] = p < end && p >= oldest;
-      const std::uint64_t at =
-          ((std::uint64_t{page} * n_kv + kv_head) * page_tokens + p % page_tokens) * lanes + part;
+      const std::uint64_t at = ((std::uint64_t{page} * n_kv + kv_head) * page_tokens + p % page_tokens) * lanes + part;
       k[u] = seen[u] ? __ldcs(static_cast<const uint4*>(a.kv.k) + at) : uint4{0, 0, 0, 0};
       v[u] = seen[u] ? __ldcs(static_cast<const uint4*>(a.kv.v) + at) : uint4{0, 0, 0, 0};
     }
@@ -242,11 +241,11 @@ cudaError_t launch(const attention_args& a, const std::uint32_t* positions, cons
 
 bool can_attend_one(const attention_args& a) {
   const std::uint32_t group = a.shape.n_kv_heads ? attention_group(a.shape) : 0;
-  const bool same = (a.type == dtype::bf16 && a.kv.type == kv_type::bf16) ||
-                    (a.type == dtype::f16 && a.kv.type == kv_type::f16);
-  return same && (a.shape.head_dim == 64 || a.shape.head_dim == 128) &&
-         ((group >= 1 && group <= 4) || group == 8) && group * a.shape.n_kv_heads == a.shape.n_heads &&
-         a.soft_cap == 0 && a.sinks == nullptr && attention_partial_rows(a.shape) >= group;
+  const bool same =
+      (a.type == dtype::bf16 && a.kv.type == kv_type::bf16) || (a.type == dtype::f16 && a.kv.type == kv_type::f16);
+  return same && (a.shape.head_dim == 64 || a.shape.head_dim == 128) && ((group >= 1 && group <= 4) || group == 8) &&
+         group * a.shape.n_kv_heads == a.shape.n_heads && a.soft_cap == 0 && a.sinks == nullptr &&
+         attention_partial_rows(a.shape) >= group;
 }
 
 cudaError_t attention_one(const attention_args& a, const std::uint32_t* position, const std::uint32_t* slot,
@@ -256,8 +255,7 @@ cudaError_t attention_one(const attention_args& a, const std::uint32_t* position
     return a.shape.head_dim == 64 ? launch<T, 64>(a, position, slot, n_tokens, stream)
                                   : launch<T, 128>(a, position, slot, n_tokens, stream);
   };
-  return a.type == dtype::f16 ? with_dim.template operator()<__half>()
-                              : with_dim.template operator()<__nv_bfloat16>();
+  return a.type == dtype::f16 ? with_dim.template operator()<__half>() : with_dim.template operator()<__nv_bfloat16>();
 }
 
 }  // namespace troupe::kernels::gpu

@@ -61,7 +61,8 @@ cudaError_t launch(const matmul_args& a, const rms_scale& scale, gemv_depth dept
   if (scale.squares != nullptr && (max_tokens != 1 || scale.n_squares % 4 != 0)) return cudaErrorInvalidValue;
   const std::uint32_t rows = gated ? a.rows / 2 : a.rows;
   const auto run = [&](auto kernel) {
-    return launch_dependent(kernel, (rows + gemv_warps - 1) / gemv_warps, 32 * gemv_warps, 0, stream, a, scale, n_tokens);
+    return launch_dependent(kernel, (rows + gemv_warps - 1) / gemv_warps, 32 * gemv_warps, 0, stream, a, scale,
+                            n_tokens);
   };
   const auto with_tokens = [&]<class T, int d>() {
     switch (max_tokens) {
@@ -84,8 +85,8 @@ cudaError_t launch(const matmul_args& a, const rms_scale& scale, gemv_depth dept
 }  // namespace
 
 bool can_gemv(const matmul_args& a, gemv_depth depth, std::uint32_t max_tokens) {
-  return (max_tokens == 1 || (depth != gemv_depth::eight && (max_tokens == 2 || max_tokens == 4))) && a.cols % 8 == 0 && a.type != dtype::f32 &&
-         (!a.accumulate || a.y_type == dtype::f32);
+  return (max_tokens == 1 || (depth != gemv_depth::eight && (max_tokens == 2 || max_tokens == 4))) && a.cols % 8 == 0 &&
+         a.type != dtype::f32 && (!a.accumulate || a.y_type == dtype::f32);
 }
 
 cudaError_t gemv(const matmul_args& a, gemv_depth depth, const std::uint32_t* n_tokens, std::uint32_t max_tokens,

@@ -26,15 +26,16 @@ struct rms_scale {
 
 /// The first half of a gated MLP in one: weight is [gate rows | up rows], args.rows together, and
 /// y[t][i] = act(gate_i x_t) * (up_i x_t) for i < rows / 2, of args.type; f32 in between. No bias. A scale: one token.
-cudaError_t gemv_gated(const matmul_args&, gate_activation, const rms_scale&, gemv_depth,
-                       const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t);
+cudaError_t gemv_gated(const matmul_args&, gate_activation, const rms_scale&, gemv_depth, const std::uint32_t* n_tokens,
+                       std::uint32_t max_tokens, cudaStream_t);
 
-// A layer for one token, bf16 all through: what stands between its products is done where a product ends, so that a layer
-// takes five kernels instead of eight. An RMSNorm between two products is taken apart: the first one leaves its result
-// times the norm's weight, and sums of squares; the second divides its own results. Nothing is done where *n_tokens is 0.
+// A layer for one token, bf16 all through: what stands between its products is done where a product ends, so that a
+// layer takes five kernels instead of eight. An RMSNorm between two products is taken apart: the first one leaves its
+// result times the norm's weight, and sums of squares; the second divides its own results. Nothing is done where
+// *n_tokens is 0.
 
-/// h [rows] f32 += W x; weighted [rows] = h * norm_weight, rounded; squares [rows / 4]: of four rows each. rows a multiple
-/// of 4.
+/// h [rows] f32 += W x; weighted [rows] = h * norm_weight, rounded; squares [rows / 4]: of four rows each. rows a
+/// multiple of 4.
 struct gemv_residual_args {
   const void* weight;
   const void* x;  ///< [cols]

@@ -62,7 +62,8 @@ __global__ void __launch_bounds__(32 * gemv_warps)
   if (exists) {
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
-      w[s].row = static_cast<const uint4*>(a.weight) + (std::uint64_t{head} * dim + (s == 0 ? first : second)) * packets;
+      w[s].row =
+          static_cast<const uint4*>(a.weight) + (std::uint64_t{head} * dim + (s == 0 ? first : second)) * packets;
       w[s].packets = packets;
       w[s].load(0);
     }

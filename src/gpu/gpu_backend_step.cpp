@@ -188,7 +188,7 @@ result<void> gpu_backend::logits_rows(const model::step_plan_view& plan, const m
   for (std::uint32_t at = first; at < n; at += chunk) {
     const std::uint32_t here = std::min(chunk, n - at);
     checked ok;
-    ok(decoder_->head(at, chunk, decoder_->thirty_two(), stream_));
+    ok(decoder_->head(at, chunk, decoder_->chunk_count(), stream_));
     ok(cudaMemcpyAsync(logits_host_.data(), decoder_->logits(), std::uint64_t{here} * shape_.vocab * sizeof(float),
                        cudaMemcpyDeviceToHost, stream_),
        "cudaMemcpyAsync")(wait());

@@ -52,13 +52,15 @@ class gpu_decoder {
   result<void> copy_page(std::uint32_t from, std::uint32_t to, cudaStream_t);
 
   kernels::gpu::attention_shape attention_shape(const bucket&) const;
-  const std::uint32_t* thirty_two() const { return constants_; }
+  /// logits_chunk, on the device.
+  const std::uint32_t* chunk_count() const { return constants_; }
 
   static constexpr std::uint32_t logits_chunk = 32;
 
  private:
   gpu_decoder(std::shared_ptr<const model::model>, std::shared_ptr<communicator>, const model::rank_shape&,
               const gpu_options&, device_weights, products, const space&, std::byte* base, std::uint32_t n_sms);
+  static kernels::gpu::gate_activation gate_of(model::activation);
   kernels::gpu::kv_pool kv_of(std::uint32_t layer) const;
   float* part_of_sum(std::uint32_t n_tokens) const;
   product residual(const void* x, std::uint32_t n_tokens) const;
@@ -89,7 +91,8 @@ class gpu_decoder {
   device_weights weights_;
   products products_;
   std::uint32_t n_sms_, table_pages_;
-  bool plain_layers_ = false;  ///< no layer has packed weights, products in several parts, or biases but those of q, k, v
+  bool plain_layers_ =
+      false;  ///< no layer has packed weights, products in several parts, or biases but those of q, k, v
   float *h_, *squares_, *rope_, *logits_, *parts_;
   std::byte *normed_, *qkv_, *attended_, *gate_up_, *activated_;
   double* frequencies_;

@@ -76,8 +76,14 @@ class products {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
-    enum class maker : std::uint8_t { blas, matmul, gemv2, gemv4, gemv8 } who = maker::blas;  ///< cuBLASLt or a kernel of ours
-    bool timed = false;  ///< else it is the heuristic's first
+    enum class maker : std::uint8_t {
+      blas,
+      matmul,
+      gemv2,
+      gemv4,
+      gemv8
+    } who = maker::blas;  ///< cuBLASLt or a kernel of ours
+    bool timed = false;   ///< else it is the heuristic's first
     const blas_library* lt;
     explicit choice(const blas_library* library) : lt(library) {}
     ~choice();

@@ -162,8 +162,8 @@ class scene {
     a.n_items = n_items.get();
     a.scratch = scratch.get();
     if (one && !can_attend_one(a)) return {};
-    const device_array<std::uint32_t> place(std::vector<std::uint32_t>{
-        parts.empty() ? 0 : parts[0].position, rows.empty() ? 0 : rows[0].slot, n_tokens});
+    const device_array<std::uint32_t> place(
+        std::vector<std::uint32_t>{parts.empty() ? 0 : parts[0].position, rows.empty() ? 0 : rows[0].slot, n_tokens});
     const auto compute = [&](cudaStream_t s) {
       return one ? attention_one(a, place.get(), place.get() + 1, place.get() + 2, s) : attention(a, s);
     };
@@ -454,13 +454,24 @@ BOOST_AUTO_TEST_CASE(a_single_token_matches_f64) {
     scene x(s, {{0, 5, 0}, {2, 700, 0}, {1, 5000, 4990}}, 5);
     if (x.run({{0, 4, 1}}, 0, false, true).empty()) continue;
     ++n_settings;
-    for (const scene::part& p : std::vector<scene::part>{{0, 0, 1}, {0, 4, 1}, {1, 15, 1}, {1, 16, 1}, {1, 63, 1}, {1, 64, 1},
-                                                         {1, 127, 1}, {1, 128, 1}, {1, 511, 1}, {1, 699, 1}, {2, 4990, 1}, {2, 4999, 1}}) {
+    for (const scene::part& p : std::vector<scene::part>{{0, 0, 1},
+                                                         {0, 4, 1},
+                                                         {1, 15, 1},
+                                                         {1, 16, 1},
+                                                         {1, 63, 1},
+                                                         {1, 64, 1},
+                                                         {1, 127, 1},
+                                                         {1, 128, 1},
+                                                         {1, 511, 1},
+                                                         {1, 699, 1},
+                                                         {2, 4990, 1},
+                                                         {2, 4999, 1}}) {
       const std::vector<std::uint8_t> bits = x.run({p}, 0, false, true);
       const double error = worst_error(x, {p}, bits, 1);
       BOOST_TEST(error <= bound_of(s.type), s.name << " at " << p.position << ": relative error " << error);
       worst_share = std::max(worst_share, error / bound_of(s.type));
-      BOOST_TEST(n_different(x, bits, x.run({p}, 0, true, true)) == 0u, s.name << " at " << p.position << ": a graph differs");
+      BOOST_TEST(n_different(x, bits, x.run({p}, 0, true, true)) == 0u,
+                 s.name << " at " << p.position << ": a graph differs");
       BOOST_TEST(worst_error(x, {p}, x.run({p}, 3, false, true), 1) <= bound_of(s.type), s.name << ": few blocks");
     }
     BOOST_TEST(x.run({}, 0, false, true).empty());

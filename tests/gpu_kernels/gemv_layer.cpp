@@ -24,7 +24,8 @@ struct matrix {
   std::vector<double> times(const std::vector<float>& x, double factor = 1) const {
     std::vector<double> y(rows);
     for (std::uint32_t r = 0; r < rows; ++r)
-      for (std::uint32_t i = 0; i < cols; ++i) y[r] += double{values[std::size_t{r} * cols + i]} * double{x[i]} * factor;
+      for (std::uint32_t i = 0; i < cols; ++i)
+        y[r] += double{values[std::size_t{r} * cols + i]} * double{x[i]} * factor;
     return y;
   }
 };
@@ -70,7 +71,8 @@ BOOST_AUTO_TEST_CASE(a_residual_product_leaves_half_of_the_next_norm) {
       std::vector<float> times(rows), sums(rows / 4);
       for (std::uint32_t i = 0; i < rows; ++i) times[i] = have[i] * weight[i];
       for (std::uint32_t i = 0; i < rows; i += 4)
-        sums[i / 4] = (have[i] * have[i] + have[i + 1] * have[i + 1]) + (have[i + 2] * have[i + 2] + have[i + 3] * have[i + 3]);
+        sums[i / 4] =
+            (have[i] * have[i] + have[i + 1] * have[i + 1]) + (have[i + 2] * have[i + 2] + have[i + 3] * have[i + 3]);
       BOOST_TEST((decode(dtype::bf16, weighted.take()) == rounded(dtype::bf16, times)));  // bit for bit
       BOOST_TEST((squares.take() == sums));
     }
@@ -107,10 +109,12 @@ BOOST_AUTO_TEST_CASE(queries_are_turned_and_keys_and_values_lie_in_their_page) {
       for (const kv_type cache : {kv_type::f32, kv_type::f16, kv_type::bf16})
         for (const bool interleaved : {false, true})
           for (const bool plain : {false, true}) {  // with a bias and a scale, or without
-            const std::uint32_t heads = n_heads + 2 * n_kv, position = rng() % (table_pages * page_tokens), slot = rng() % slots;
+            const std::uint32_t heads = n_heads + 2 * n_kv, position = rng() % (table_pages * page_tokens),
+                                slot = rng() % slots;
             const matrix m(heads * dim, cols, rng);
             const norm_half norm(cols, rng);
-            const auto x = rounded(dtype::bf16, random_normal(rng, cols, plain ? 1 : 5)), bias = random_normal(rng, heads * dim);
+            const auto x = rounded(dtype::bf16, random_normal(rng, cols, plain ? 1 : 5)),
+                       bias = random_normal(rng, heads * dim);
             std::vector<std::uint32_t> table(slots * table_pages);
             for (std::uint32_t& p : table) p = static_cast<std::uint32_t>(rng() % n_pages);
             std::vector<float> rope(dim);
@@ -119,12 +123,14 @@ BOOST_AUTO_TEST_CASE(queries_are_turned_and_keys_and_values_lie_in_their_page) {
               rope[i] = std::cos(angle), rope[i + 1] = std::sin(angle);
             }
             const std::size_t elements = std::size_t{n_pages} * n_kv * page_tokens * dim;
-            const dtype cache_type = cache == kv_type::f32 ? dtype::f32 : cache == kv_type::f16 ? dtype::f16 : dtype::bf16;
+            const dtype cache_type = cache == kv_type::f32   ? dtype::f32
+                                     : cache == kv_type::f16 ? dtype::f16
+                                                             : dtype::bf16;
             device_array<std::uint8_t> dx(encode(dtype::bf16, x)), q(std::size_t{n_heads} * dim * 2),
                 k(elements * kv_element_bytes(cache)), v(elements * kv_element_bytes(cache));
             device_array<float> dbias(bias), drope(rope);
-            device_array<std::uint32_t> dposition(std::vector<std::uint32_t>{position}), dslot(std::vector<std::uint32_t>{slot}), dtable(table),
-                n(std::vector<std::uint32_t>{1});
+            device_array<std::uint32_t> dposition(std::vector<std::uint32_t>{position}),
+                dslot(std::vector<std::uint32_t>{slot}), dtable(table), n(std::vector<std::uint32_t>{1});
             rope_store_args r{};
             r.qkv = q;
             r.type = dtype::bf16;
@@ -139,8 +145,8 @@ BOOST_AUTO_TEST_CASE(queries_are_turned_and_keys_and_values_lie_in_their_page) {
             r.page_table = dtable;
             r.table_pages = table_pages;
             BOOST_REQUIRE(can_gemv_qkv(r));
-            check(gemv_qkv({m.on_device, dx, cols, plain ? rms_scale{} : norm.scale(), r},
-                           depths[rng() % 3], n, nullptr));
+            check(gemv_qkv({m.on_device, dx, cols, plain ? rms_scale{} : norm.scale(), r}, depths[rng() % 3], n,
+                           nullptr));
 
             auto y = m.times(x, plain ? 1 : norm.factor);
             for (std::size_t i = 0; i < y.size() && !plain; ++i) y[i] += double{bias[i]};

@@ -1,0 +1,72 @@
+// A layer of one token: products that are gemvs anyway do besides what stands before or after them.
+#include "src/gpu/gpu_decoder.hpp"
+
+namespace troupe::gpu {
+
+namespace g = kernels::gpu;
+using kernels::dtype;
+
+gpu_decoder::one_token_plan gpu_decoder::plan_one_token(const bucket& b, const g::rope_store_args& rope) {
+  if (b.tokens != 1 || group_ || options_.deterministic || options_.compute != dtype::bf16 || !plain_layers_ ||
+      c_.hidden % 16 != 0)
+    return {};
+  const layer_weights& w = weights_.layers.front();
+  one_token_plan p;
+  p.gate_up = products_.gemv_of(w.gate_up, {normed_, gate_up_, dtype::bf16, w.gate_up.rows}, 1);
+  if (g::can_gemv_qkv(rope)) p.qkv = products_.gemv_of(w.qkv, {normed_, qkv_, dtype::bf16, w.qkv.rows}, 1);
+  // These leave half of a norm to the next product, which must take it.
+  if (p.gate_up) p.o = products_.gemv_of(w.o, residual(attended_, 1), 1);
+  if (p.qkv) p.down = products_.gemv_of(w.down, residual(activated_, 1), 1);
+  return p;
+}
+
+void gpu_decoder::one_token_layer(checked& ok, std::uint32_t i, const one_token_plan& plan, const bucket& b,
+                                  const step_layout& l, std::byte* inputs, cudaStream_t stream) {
+  const layer_weights& w = weights_.layers[i];
+  const std::uint32_t* n = &step_layout::header(inputs)->n_tokens;
+  const auto dense = [](const linear& x) { return x.parts.front().dense; };
+  const auto residual_product = [&](const linear& x, const void* from, const float* next_norm, g::gemv_depth depth) {
+    ok(g::gemv_residual({dense(x), from, x.rows, x.cols, h_, next_norm, normed_, squares_}, depth, n, stream),
+       "gemv_residual");
+    return g::rms_scale{squares_, c_.hidden / 4, c_.rms_eps};
+  };
+
+  g::rms_scale scale;
+  if (i > 0 && plan.down)
+    scale = {squares_, c_.hidden / 4, c_.rms_eps};
+  else
+    norm(ok, nullptr, w.attention_norm, b, n, stream);
+  if (plan.qkv) {
+    ok(g::gemv_qkv({dense(w.qkv), normed_, c_.hidden, scale, rope_args(i, l, inputs)}, *plan.qkv, n, stream),
+       "gemv_qkv");
+  } else {
+    ok(products_.run(w.qkv, {normed_, qkv_, options_.compute, w.qkv.rows}, n, 1, stream));
+    ok(g::rope_and_store(rope_args(i, l, inputs), n, 1, stream), "rope_and_store");
+  }
+  attention(ok, i, b, l, inputs, stream);
+
+  scale = {};
+  if (plan.o) {
+    scale = residual_product(w.o, attended_, w.ffn_norm, *plan.o);
+  } else {
+    ok(products_.run(w.o, residual(attended_, 1), n, 1, stream));
+    norm(ok, nullptr, w.ffn_norm, b, n, stream);
+  }
+  if (plan.gate_up) {
+    ok(g::gemv_gated({dense(w.gate_up), normed_, dtype::bf16, w.gate_up.rows, w.gate_up.cols, activated_, dtype::bf16,
+                      c_.ffn, false},
+                     gate_of(c_.act), scale, *plan.gate_up, n, 1, stream),
+       "gemv_gated");
+  } else {
+    ok(products_.run(w.gate_up, {normed_, gate_up_, options_.compute, w.gate_up.rows}, n, 1, stream));
+    ok(g::gated_activation(gate_of(c_.act), gate_up_, nullptr, nullptr, activated_, options_.compute, c_.ffn, n, 1,
+                           stream),
+       "gated_activation");
+  }
+  if (plan.down && i + 1 < c_.n_layers)
+    residual_product(w.down, activated_, weights_.layers[i + 1].attention_norm, *plan.down);
+  else
+    ok(products_.run(w.down, residual(activated_, 1), n, 1, stream));
+}
+
+}  // namespace troupe::gpu
