@@ -107,7 +107,8 @@ class LostRank(ProgramTest):
         self.lose("freeze", f"no progress for {TIMEOUT}000 ms")
 
     def test_one_of_two_ranks(self):
-        for rank, fault, said in ((0, "fail", "failed on purpose"), (1, "fail", "failed on purpose"), (1, "hang", f"no progress for {TIMEOUT}000 ms"),
+        for rank, fault, said in ((0, "fail", "failed on purpose"), (0, "no-memory", "out of memory"), (1, "fail", "failed on purpose"),
+                                  (1, "no-memory", "out of memory"), (1, "hang", f"no progress for {TIMEOUT}000 ms"),
                                   (1, "freeze", f"no progress for {TIMEOUT}000 ms")):
             with self.subTest(rank=rank, fault=fault):
                 self.lose(fault, f"rank {rank} was lost", said, rank=rank, options=("--tensor-parallel-size", 2))
