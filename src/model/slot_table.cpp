@@ -18,7 +18,8 @@ slot_table::slot_table(const rank_shape& shape, std::uint32_t window, rank_abili
       bound_(shape.max_slots),
       pages_(std::size_t{shape.max_slots} * table_pages_, no_page),
       writers_(shape.n_pages[0]),
-      samples_(shape.max_slots) {
+      samples_(shape.max_slots),
+      paged_(shape.max_slots) {
   rows_.reserve(shape.max_batched_tokens);
   tokens_.reserve(shape.max_batched_tokens);
   positions_.reserve(shape.max_batched_tokens);
@@ -28,7 +29,7 @@ slot_table::slot_table(const rank_shape& shape, std::uint32_t window, rank_abili
 
 std::uint64_t slot_table::bytes(const rank_shape& shape) {
   const std::uint64_t table = (std::uint64_t{shape.max_model_len} + page_tokens - 1) / page_tokens;
-  return shape.max_slots * (table * sizeof(page_id) + sizeof(step_seq)) +
+  return shape.max_slots * (table * sizeof(page_id) + sizeof(step_seq) + sizeof(std::uint32_t)) +
          std::uint64_t{shape.n_pages[0]} * sizeof(writer) +
          std::uint64_t{shape.max_batched_tokens} * (sizeof(step_row) + sizeof(step_output) + 12);
 }
@@ -72,6 +73,7 @@ result<void> slot_table::admit(const step_plan_view& plan, const slot_admit& a) 
   if (a.adapter != -1) return refuse("adapters are not supported on this rank");
   bound_[a.slot] = true;
   samples_[a.slot] = 0;
+  paged_[a.slot] = 0;
   const auto table = pages_.begin() + static_cast<std::ptrdiff_t>(std::size_t{a.slot} * table_pages_);
   std::fill(table, table + table_pages_, no_page);
   for (token_id t : plan.tokens().subspan(a.history_offset, a.history_count))
@@ -96,10 +98,14 @@ result<void> slot_table::add_row(const step_plan_view& plan, std::uint32_t index
     return refuse("position " + std::to_string(end - 1) + " is beyond the longest sequence of " +
                   std::to_string(shape_.max_model_len));
   const page_id* table = pages_.data() + std::size_t{r.slot} * table_pages_;
+  // Pages come and do not go, so without a window those that a row before has seen need no second look.
   const std::uint32_t oldest = window_ && r.position >= window_ ? r.position - window_ + 1 : 0;
-  for (std::uint32_t i = oldest / page_tokens; i * page_tokens < end; ++i)
+  std::uint32_t& paged = paged_[r.slot];
+  for (std::uint32_t i = window_ ? oldest / page_tokens : paged; i * page_tokens < end; ++i) {
     if (table[i] == no_page)
       return refuse("slot " + std::to_string(r.slot) + " has no page at index " + std::to_string(i));
+    paged = i + 1;
+  }
   // Two rows may follow one another within a slot; two slots never write one page in one step.
   for (std::uint32_t i = r.position / page_tokens; i * page_tokens < end; ++i) {
     writer& w = writers_[table[i]];

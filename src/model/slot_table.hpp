@@ -24,14 +24,14 @@ struct step_row {
   slot_id slot;
   std::uint32_t position;
   std::uint32_t n_tokens;
-  std::uint32_t first;           ///< its first token in step_batch::tokens
-  const page_id* pages;          ///< the slot's page table
+  std::uint32_t first;   ///< its first token in step_batch::tokens
+  const page_id* pages;  ///< the slot's page table
 };
 
 /// A token whose logits are wanted.
 struct step_output {
-  std::uint32_t token;           ///< index into step_batch::tokens
-  std::uint32_t row;             ///< index into the plan's rows
+  std::uint32_t token;  ///< index into step_batch::tokens
+  std::uint32_t row;    ///< index into the plan's rows
 };
 
 /// The tokens of a step, rows one after the other.
@@ -54,8 +54,9 @@ class slot_table {
   /// pages need not be in the table; 0: all are.
   slot_table(const rank_shape&, std::uint32_t window, rank_abilities = {});
 
-  /// Carries out releases, admits and page deltas, and lays out the rows. A plan that names anything that does not exist
-  /// (slot, page, token id, position) or that asks for what this rank cannot do is refused; state is undefined after.
+  /// Carries out releases, admits and page deltas, and lays out the rows. A plan that names anything that does not
+  /// exist (slot, page, token id, position) or that asks for what this rank cannot do is refused; state is undefined
+  /// after.
   result<void> apply(const step_plan_view&);
   /// The batch of the last plan; valid until the next.
   const step_batch& batch() const { return batch_; }
@@ -80,9 +81,10 @@ class slot_table {
   rank_abilities abilities_;
   std::uint32_t table_pages_;
   std::vector<bool> bound_;
-  std::vector<page_id> pages_;      // [slot][table_pages_]
-  std::vector<writer> writers_;     // of each page: who wrote it last
-  std::vector<step_seq> samples_;   // of each slot: the last plan that draws for it, 0: none since it was admitted
+  std::vector<page_id> pages_;        // [slot][table_pages_]
+  std::vector<writer> writers_;       // of each page: who wrote it last
+  std::vector<step_seq> samples_;     // of each slot: the last plan that draws for it, 0: none since it was admitted
+  std::vector<std::uint32_t> paged_;  // of each slot: its first pages that a row has found to be there
   std::vector<step_row> rows_;
   std::vector<token_id> tokens_;
   std::vector<std::uint32_t> positions_, row_of_;
