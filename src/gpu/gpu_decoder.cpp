@@ -159,6 +159,8 @@ gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, std::shared_ptr<
 
 g::attention_shape gpu_decoder::attention_shape(const bucket& b) const { return shape_for(c_, shape_, n_sms_, b); }
 
+bucket gpu_decoder::largest_bucket() const { return {shape_.max_batched_tokens, shape_.max_batched_tokens}; }
+
 g::kv_pool gpu_decoder::kv_of(std::uint32_t layer) const {
   const std::uint64_t pool = pool_page_bytes(c_, options_.kv) * shape_.n_pages[0];
   const std::uint64_t scales = scale_page_floats(c_, options_.kv) * shape_.n_pages[0];
@@ -262,7 +264,9 @@ g::rope_store_args gpu_decoder::rope_args(std::uint32_t i, const step_layout& l,
 void gpu_decoder::attention(checked& ok, std::uint32_t i, const bucket& b, const step_layout& l, std::byte* inputs,
                             cudaStream_t stream) {
   g::attention_args attention{};
-  attention.shape = attention_shape(b);
+  // Of the largest step, whatever this one's size: the shape says where in the scratch counters lie, which are zero
+  // between steps, and where partial results, which are not. Steps are planned for their own, smaller shapes.
+  attention.shape = attention_shape(largest_bucket());
   attention.q = qkv_;
   attention.ld_q = weights_.layers[i].qkv.rows;
   attention.out = attended_;

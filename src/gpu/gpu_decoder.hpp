@@ -60,6 +60,7 @@ class gpu_decoder {
  private:
   gpu_decoder(std::shared_ptr<const model::model>, std::shared_ptr<communicator>, const model::rank_shape&,
               const gpu_options&, device_weights, products, const space&, std::byte* base, std::uint32_t n_sms);
+  bucket largest_bucket() const;
   static kernels::gpu::gate_activation gate_of(model::activation);
   kernels::gpu::kv_pool kv_of(std::uint32_t layer) const;
   float* part_of_sum(std::uint32_t n_tokens) const;

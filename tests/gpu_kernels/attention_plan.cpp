@@ -117,4 +117,21 @@ BOOST_AUTO_TEST_CASE(split_a_long_row_over_the_card_but_not_many_of_them) {
   BOOST_TEST(items.empty());
 }
 
+// A rank has one scratch for steps of all sizes and lays it out for the largest; layouts of their own would lay one
+// step's partial results where another looks for counters that are zero.
+BOOST_AUTO_TEST_CASE(a_smaller_step_fits_the_scratch_of_a_larger_one) {
+  std::mt19937 rng(22);
+  std::size_t n_different = 0;
+  for (int round = 0; round < 400; ++round) {
+    const attention_shape large = random_shape(rng);
+    attention_shape small = large;
+    small.max_tokens = 1 + rng() % large.max_tokens;
+    small.max_rows = std::min(small.max_tokens, large.max_rows);
+    BOOST_TEST(attention_partial_rows(small) <= attention_partial_rows(large));
+    BOOST_TEST(max_attention_items(small) <= max_attention_items(large));
+    n_different += layout_attention_scratch(small).sums != layout_attention_scratch(large).sums;
+  }
+  BOOST_TEST(n_different > 100u);
+}
+
 BOOST_AUTO_TEST_SUITE_END()
