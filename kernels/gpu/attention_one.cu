@@ -10,19 +10,12 @@ constexpr std::uint32_t warps = 8, threads = 32 * warps;
 constexpr std::uint32_t pass = 64;         ///< positions that a block takes at once
 constexpr std::uint32_t most_splits = 64;  ///< of a KV head's positions among blocks
 
-__device__ inline void spread(float (&x)[8], const uint4& packet, __nv_bfloat16) {
+template <class T>
+__device__ void spread(float (&x)[8], const uint4& packet) {
   const std::uint32_t w[4] = {packet.x, packet.y, packet.z, packet.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    x[2 * i] = __uint_as_float(w[i] << 16);
-    x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
-  }
-}
-__device__ inline void spread(float (&x)[8], const uint4& packet, __half) {
-  const std::uint32_t w[4] = {packet.x, packet.y, packet.z, packet.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 two = __half22float2(*reinterpret_cast<const __half2*>(&w[i]));
+    const float2 two = two_of(w[i], T{});
     x[2 * i] = two.x;
     x[2 * i + 1] = two.y;
   }
@@ -91,7 +84,7 @@ __global__ void __launch_bounds__(threads)
 #pragma unroll
   for (int g = 0; g < group; ++g) {
     const auto* from = static_cast<const T*>(a.q) + (kv_head * group + g) * HeadDim;
-    spread(q[g], reinterpret_cast<const uint4*>(from)[part], T{});
+    spread<T>(q[g], reinterpret_cast<const uint4*>(from)[part]);
 #pragma unroll
     for (int j = 0; j < 8; ++j) q[g][j] *= a.scale * log2_e;
   }
@@ -114,7 +107,7 @@ __global__ void __launch_bounds__(threads)
 #pragma unroll
     for (int u = 0; u < turns; ++u) {
       float x[8];
-      spread(x, k[u], T{});
+      spread<T>(x, k[u]);
 #pragma unroll
       for (int g = 0; g < group; ++g) {
         float dot = 0.0f;
@@ -145,7 +138,7 @@ __global__ void __launch_bounds__(threads)
 #pragma unroll
     for (int u = 0; u < turns; ++u) {
       float x[8];
-      spread(x, v[u], T{});
+      spread<T>(x, v[u]);
 #pragma unroll
       for (int g = 0; g < group; ++g)
 #pragma unroll

@@ -54,6 +54,14 @@ struct alignas(16) packet {
   T v[size];
 };
 
+/// The two elements in four bytes.
+__device__ inline float2 two_of(std::uint32_t bits, __nv_bfloat16) {
+  return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u)};
+}
+__device__ inline float2 two_of(std::uint32_t bits, __half) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&bits));
+}
+
 /// Sum over the 32 lanes, the same on each; a fixed tree.
 __device__ inline float warp_sum(float x) {
 #pragma unroll

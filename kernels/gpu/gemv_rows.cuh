@@ -12,13 +12,6 @@ namespace troupe::kernels::gpu {
 
 constexpr std::uint32_t gemv_warps = 4;
 
-__device__ inline float2 two_of(std::uint32_t bits, __nv_bfloat16) {
-  return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u)};
-}
-__device__ inline float2 two_of(std::uint32_t bits, __half) {
-  return __half22float2(*reinterpret_cast<const __half2*>(&bits));
-}
-
 /// Eight products of a packet, in order.
 template <class T>
 __device__ float add_packet(float sum, const uint4& w, const uint4& x) {
