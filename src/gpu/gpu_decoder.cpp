@@ -287,23 +287,31 @@ void gpu_decoder::attention(checked& ok, std::uint32_t i, const bucket& b, const
     ok(g::attention(attention, stream), "attention");
 }
 
+/// Queries, keys and values, rotated, the latter in the cache.
+void gpu_decoder::project(checked& ok, std::uint32_t i, const bucket& b, const step_layout& l, std::byte* inputs,
+                          cudaStream_t stream) {
+  const linear& qkv = weights_.layers[i].qkv;
+  const std::uint32_t* n = &step_layout::header(inputs)->n_tokens;
+  ok(products_.run(qkv, {normed_, qkv_, options_.compute, qkv.rows}, n, b.tokens, stream));
+  ok(g::rope_and_store(rope_args(i, l, inputs), n, b.tokens, stream), "rope_and_store");
+}
+
 void gpu_decoder::attend(checked& ok, std::uint32_t i, const bucket& b, const step_layout& l, std::byte* inputs,
                          cudaStream_t stream) {
   const layer_weights& w = weights_.layers[i];
   const std::uint32_t* n = &step_layout::header(inputs)->n_tokens;
   norm(ok, i > 0 ? weights_.layers[i - 1].down_bias : nullptr, w.attention_norm, b, n, stream);
-  ok(products_.run(w.qkv, {normed_, qkv_, options_.compute, w.qkv.rows}, n, b.tokens, stream));
-  ok(g::rope_and_store(rope_args(i, l, inputs), n, b.tokens, stream), "rope_and_store");
+  project(ok, i, b, l, inputs, stream);
   attention(ok, i, b, l, inputs, stream);
   ok(products_.run(w.o, residual(attended_, b.tokens), n, b.tokens, stream));
   add_up(ok, b.tokens, stream);
 }
 
-void gpu_decoder::feed_forward(checked& ok, std::uint32_t i, const bucket& b, const std::uint32_t* n_tokens,
-                               cudaStream_t stream) {
+/// The first half of a gated MLP.
+void gpu_decoder::gate(checked& ok, std::uint32_t i, const bucket& b, const std::uint32_t* n_tokens,
+                       cudaStream_t stream) {
   const layer_weights& w = weights_.layers[i];
   const dtype type = options_.compute;
-  norm(ok, w.o_bias, w.ffn_norm, b, n_tokens, stream);
   result<bool> gated = false;
   if (!w.gate_bias && !w.up_bias)
     gated = products_.run_gated(w.gate_up, gate_of(c_.act), {normed_, activated_, type, c_.ffn}, n_tokens, b.tokens,
@@ -315,6 +323,13 @@ void gpu_decoder::feed_forward(checked& ok, std::uint32_t i, const bucket& b, co
                            b.tokens, stream),
        "gated_activation");
   }
+}
+
+void gpu_decoder::feed_forward(checked& ok, std::uint32_t i, const bucket& b, const std::uint32_t* n_tokens,
+                               cudaStream_t stream) {
+  const layer_weights& w = weights_.layers[i];
+  norm(ok, w.o_bias, w.ffn_norm, b, n_tokens, stream);
+  gate(ok, i, b, n_tokens, stream);
   ok(products_.run(w.down, residual(activated_, b.tokens), n_tokens, b.tokens, stream));
   add_up(ok, b.tokens, stream);
 }

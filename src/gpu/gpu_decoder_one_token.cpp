@@ -28,41 +28,32 @@ void gpu_decoder::one_token_layer(checked& ok, std::uint32_t i, const one_token_
   const auto residual_product = [&](const linear& x, const void* from, const float* next_norm, g::gemv_depth depth) {
     ok(g::gemv_residual({dense(x), from, x.rows, x.cols, h_, next_norm, normed_, squares_}, depth, n, stream),
        "gemv_residual");
-    return g::rms_scale{squares_, c_.hidden / 4, c_.rms_eps};
   };
+  const g::rms_scale normed, half_normed{squares_, c_.hidden / 4, c_.rms_eps};
 
-  g::rms_scale scale;
-  if (i > 0 && plan.down)
-    scale = {squares_, c_.hidden / 4, c_.rms_eps};
-  else
-    norm(ok, nullptr, w.attention_norm, b, n, stream);
-  if (plan.qkv) {
-    ok(g::gemv_qkv({dense(w.qkv), normed_, c_.hidden, scale, rope_args(i, l, inputs)}, *plan.qkv, n, stream),
+  const bool after_down = i > 0 && plan.down;
+  if (!after_down) norm(ok, nullptr, w.attention_norm, b, n, stream);
+  if (plan.qkv)
+    ok(g::gemv_qkv({dense(w.qkv), normed_, c_.hidden, after_down ? half_normed : normed, rope_args(i, l, inputs)},
+                   *plan.qkv, n, stream),
        "gemv_qkv");
-  } else {
-    ok(products_.run(w.qkv, {normed_, qkv_, options_.compute, w.qkv.rows}, n, 1, stream));
-    ok(g::rope_and_store(rope_args(i, l, inputs), n, 1, stream), "rope_and_store");
-  }
+  else
+    project(ok, i, b, l, inputs, stream);
   attention(ok, i, b, l, inputs, stream);
 
-  scale = {};
   if (plan.o) {
-    scale = residual_product(w.o, attended_, w.ffn_norm, *plan.o);
+    residual_product(w.o, attended_, w.ffn_norm, *plan.o);
   } else {
     ok(products_.run(w.o, residual(attended_, 1), n, 1, stream));
     norm(ok, nullptr, w.ffn_norm, b, n, stream);
   }
-  if (plan.gate_up) {
+  if (plan.gate_up)
     ok(g::gemv_gated({dense(w.gate_up), normed_, dtype::bf16, w.gate_up.rows, w.gate_up.cols, activated_, dtype::bf16,
                       c_.ffn, false},
-                     gate_of(c_.act), scale, *plan.gate_up, n, 1, stream),
+                     gate_of(c_.act), plan.o ? half_normed : normed, *plan.gate_up, n, 1, stream),
        "gemv_gated");
-  } else {
-    ok(products_.run(w.gate_up, {normed_, gate_up_, options_.compute, w.gate_up.rows}, n, 1, stream));
-    ok(g::gated_activation(gate_of(c_.act), gate_up_, nullptr, nullptr, activated_, options_.compute, c_.ffn, n, 1,
-                           stream),
-       "gated_activation");
-  }
+  else
+    gate(ok, i, b, n, stream);
   if (plan.down && i + 1 < c_.n_layers)
     residual_product(w.down, activated_, weights_.layers[i + 1].attention_norm, *plan.down);
   else
