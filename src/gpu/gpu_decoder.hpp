@@ -94,8 +94,7 @@ class gpu_decoder {
   device_weights weights_;
   products products_;
   std::uint32_t n_sms_, table_pages_;
-  bool plain_layers_ =
-      false;  ///< no layer has packed weights, products in several parts, or biases but those of q, k, v
+  bool fuses_one_token_ = false;  ///< products of a step of one token may take over what stands between them
   float *h_, *squares_, *rope_, *logits_, *parts_;
   std::byte *normed_, *qkv_, *attended_, *gate_up_, *activated_;
   double* frequencies_;

@@ -7,9 +7,7 @@ namespace g = kernels::gpu;
 using kernels::dtype;
 
 gpu_decoder::one_token_plan gpu_decoder::plan_one_token(const bucket& b, const g::rope_store_args& rope) {
-  if (b.tokens != 1 || group_ || options_.deterministic || options_.compute != dtype::bf16 || !plain_layers_ ||
-      c_.hidden % 16 != 0)
-    return {};
+  if (b.tokens != 1 || !fuses_one_token_) return {};
   const layer_weights& w = weights_.layers.front();
   one_token_plan p;
   p.gate_up = products_.gemv_of(w.gate_up, {normed_, gate_up_, dtype::bf16, w.gate_up.rows}, 1);

@@ -132,7 +132,6 @@ result<void> products::launch(const choice& c, const linear_part& part, std::uin
     default:
       return check(kernels::gpu::gemv(args, *depth_of(c.who), n, max_tokens, stream), "gemv");
   }
-  return {};
 }
 
 kernels::gpu::matmul_args products::arguments(const linear_part& part, std::uint32_t cols, const void* weight,
