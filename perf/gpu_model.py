@@ -134,7 +134,7 @@ def main():
     for what, more in ((f"{a.tp} cards", ["--tensor-parallel-size", str(a.tp)]), ("deterministic", ["--deterministic"])):
         if (a.tp == 1 and "cards" in what) or (not a.deterministic and what == "deterministic"):
             continue
-        for test, tokens in bench(a, [], *more)[0].items():
+        for test, tokens in bench(a, a.batches if "cards" in what else [], *more)[0].items():
             print(f"{test:<12}{tokens:>12.1f} tokens/s   {tokens / one[test]:5.2f} of one card as usual, {what}")
     if a.serve:
         print(f"{a.serve} streams of 512 words in, 128 tokens out, over HTTP:\n{serve(a, a.serve)}")

@@ -1,5 +1,6 @@
 #pragma once
 #include "kernels/gpu/dense.hpp"
+#include "kernels/gpu/exchange.hpp"
 #include "kernels/gpu/matmul.hpp"
 
 /// Products of unpacked f16 or bf16 weights with very few tokens, where reading the weights is all that counts.
@@ -35,7 +36,8 @@ cudaError_t gemv_gated(const matmul_args&, gate_activation, const rms_scale&, ge
 // *n_tokens is 0.
 
 /// h [rows] f32 += W x; weighted [rows] = h * norm_weight, rounded; squares [rows / 4]: of four rows each. rows a
-/// multiple of 4.
+/// multiple of 4. In a group W x is this rank's part of what is added, the sum over all ranks in their order; each row
+/// is sent as soon as it is there.
 struct gemv_residual_args {
   const void* weight;
   const void* x;  ///< [cols]
@@ -44,7 +46,10 @@ struct gemv_residual_args {
   const float* norm_weight;
   void* weighted;
   float* squares;
+  exchange_call group{};
 };
+/// Whether all blocks of it have room on a card at once, as those that wait for others must.
+bool can_gemv_residual_in_group(std::uint32_t rows, gemv_depth, std::uint32_t n_sms);
 cudaError_t gemv_residual(const gemv_residual_args&, gemv_depth, const std::uint32_t* n_tokens, cudaStream_t);
 
 /// Queries, keys and values of the token, then what rope_and_store does with them; rope.qkv takes the queries only, and

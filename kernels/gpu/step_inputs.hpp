@@ -25,6 +25,7 @@ struct row_span {
 
 struct step_header {
   std::uint64_t seq;  ///< number of the plan
+  std::uint64_t run;  ///< number of this step among those that run something, from 1
   std::uint32_t n_tokens, n_rows;
   std::uint32_t n_outputs, n_draws;  ///< outputs: tokens whose logits are wanted; the first n_draws are sampled
   std::uint32_t n_page_entries, n_attention_items;

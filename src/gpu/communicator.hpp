@@ -7,9 +7,10 @@
 #include <memory>
 
 #include "src/base/result.hpp"
+#include "src/gpu/peers.hpp"
 #include "src/model/shard.hpp"
 
-/// NCCL among the GPU ranks of a group.
+/// What the GPU ranks of a group have among them: NCCL, and where cards reach each other's memory, that.
 namespace troupe::gpu {
 
 /// What rank 0 makes and hands to the others; opaque.
@@ -40,6 +41,13 @@ class communicator {
   /// Kernels that wait for other ranks give up; every later call fails. Returns at once; what NCCL frees, it frees when
   /// the last captured graph that uses it is gone.
   virtual void abort() noexcept = 0;
+
+  /// The direct ways to the other cards, null where there are none; all ranks have them or none. Before the first step.
+  void use(std::unique_ptr<peers> p) { peers_ = std::move(p); }
+  const peers* direct() const { return peers_.get(); }
+
+ protected:
+  std::unique_ptr<peers> peers_;
 };
 
 }  // namespace troupe::gpu

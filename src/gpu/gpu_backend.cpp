@@ -159,6 +159,9 @@ result<bool> gpu_backend::poll(model::step_done& done) {
         return failure(errc::rank_failed, "the device finished step " + std::to_string(f.seq) + " without its results");
     }
     std::atomic_thread_fence(std::memory_order_acquire);
+    // A step that was given up runs to its end too; what it drew is nothing.
+    if (group_)
+      if (auto ok = group_->state(); !ok) return ok.take_error();
     const std::uint64_t began = turn.seq[1], ended = turn.seq[2];
     if (f.queued && last_ended_ && began >= last_ended_) idle_.add(began - last_ended_);
     last_ended_ = ended;

@@ -89,6 +89,7 @@ class gpu_backend final : public model::backend {
   std::vector<kernels::gpu::row_span> rows_;
   std::vector<kernels::gpu::attention_item> items_;
   step_seq last_ = 0;
+  std::uint64_t runs_ = 0;
   std::uint32_t polls_ = 0;
   recent_times idle_;             ///< of the card, between steps that were queued while the one before still ran
   std::uint64_t last_ended_ = 0;  ///< by the card's clock

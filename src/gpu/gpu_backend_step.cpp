@@ -106,6 +106,7 @@ void gpu_backend::fill_inputs(const model::step_plan_view& plan, const model::st
   g::plan_attention(decoder_->attention_shape(b), rows_, items_);
   std::copy(items_.begin(), items_.end(), step_layout::at<g::attention_item>(in, l.items));
   *step_layout::header(in) = {f.seq,
+                              ++runs_,
                               static_cast<std::uint32_t>(batch.tokens.size()),
                               static_cast<std::uint32_t>(batch.rows.size()),
                               static_cast<std::uint32_t>(order_.size()),

@@ -90,6 +90,7 @@ gpu_decoder::space gpu_decoder::lay_out(layout& l, const model::model_config& c,
   at.dequantized = l.add_bytes(w.scratch_bytes());
   at.workspace = l.add_bytes(products::workspace_bytes);
   at.parts = l.add<float>(part_floats(c, s, o, vocab_parts_of(c, part.place.size)));
+  at.exchanged = l.add<float>(std::min<std::uint64_t>(n * c.hidden, g::exchange_capacity(part.place.size)));
   at.kv = l.add_bytes(std::uint64_t{c.n_layers} * 2 * pool_page_bytes(c, o.kv) * s.n_pages[0]);
   at.kv_scales = l.add<float>(std::uint64_t{c.n_layers} * 2 * scale_page_floats(c, o.kv) * s.n_pages[0]);
   return at;
@@ -139,6 +140,7 @@ gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, std::shared_ptr<
       rope_(reinterpret_cast<float*>(base + at.rope)),
       logits_(reinterpret_cast<float*>(base + at.logits)),
       parts_(reinterpret_cast<float*>(base + at.parts)),
+      exchanged_(reinterpret_cast<float*>(base + at.exchanged)),
       normed_(base + at.normed),
       qkv_(base + at.qkv),
       attended_(base + at.attended),
@@ -155,9 +157,9 @@ gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, std::shared_ptr<
     return plain(w.qkv) && plain(w.o) && plain(w.gate_up) && plain(w.down) && !w.o_bias && !w.gate_bias && !w.up_bias &&
            !w.down_bias;
   });
-  // A norm's two halves on one card, the first in bf16: without a division before it, f16 could overflow.
-  fuses_one_token_ =
-      plain_layers && !group_ && !options_.deterministic && options_.compute == dtype::bf16 && c_.hidden % 16 == 0;
+  // Of a norm's two halves the first is in bf16: without a division before it, f16 could overflow.
+  fuses_one_token_ = plain_layers && (!group_ || exchanges(1)) && !options_.deterministic &&
+                     options_.compute == dtype::bf16 && c_.hidden % 16 == 0;
 }
 
 g::attention_shape gpu_decoder::attention_shape(const bucket& b) const { return shape_for(c_, shape_, n_sms_, b); }
@@ -188,23 +190,14 @@ result<void> gpu_decoder::copy_page(std::uint32_t from, std::uint32_t to, cudaSt
 result<void> gpu_decoder::forward(const bucket& b, const step_layout& l, std::byte* inputs,
                                   const std::int32_t* last_token, cudaStream_t stream) {
   const g::step_header* header = step_layout::header(inputs);
-  const auto* tokens = step_layout::at<g::input_token>(inputs, l.tokens);
-  const auto* positions = step_layout::at<std::uint32_t>(inputs, l.positions);
   checked ok;
-  ok(g::embed(weights_.embedding, tokens, last_token, 1.0f, h_, &header->n_tokens, b.tokens, stream), "embed");
-  // A rank has zeros for tokens of the others' rows, so this sum rounds nothing.
-  if (group_) ok(group_->all_reduce(h_, std::uint64_t{b.tokens} * c_.hidden, stream));
-  ok(g::rope_table(positions, frequencies_, c_.rope.dim, c_.rope.attention_factor, rope_, &header->n_tokens, b.tokens,
-                   stream),
-     "rope_table");
+  begin(ok, b, l, inputs, last_token, stream);
   const one_token_plan one = plan_one_token(b, rope_args(0, l, inputs));
   for (std::uint32_t i = 0; i < c_.n_layers && ok.ok(); ++i) {
-    if (one.any()) {
+    if (one.any())
       one_token_layer(ok, i, one, b, l, inputs, stream);
-      continue;
-    }
-    attend(ok, i, b, l, inputs, stream);
-    feed_forward(ok, i, b, &header->n_tokens, stream);
+    else
+      layer(ok, i, b, l, inputs, stream);
   }
   if (b.outputs > 0)
     ok(g::rms_norm({h_, weights_.layers.back().down_bias, weights_.output_norm, 0.0f, c_.rms_eps, normed_,
@@ -214,21 +207,52 @@ result<void> gpu_decoder::forward(const bucket& b, const step_layout& l, std::by
   return ok.take();
 }
 
+/// The residual stream, normed for the first layer, and the rotations' table.
+void gpu_decoder::begin(checked& ok, const bucket& b, const step_layout& l, std::byte* inputs,
+                        const std::int32_t* last_token, cudaStream_t stream) {
+  const std::uint32_t* n = &step_layout::header(inputs)->n_tokens;
+  const float* first_norm = weights_.layers.front().attention_norm;
+  ok(g::rope_table(step_layout::at<std::uint32_t>(inputs, l.positions), frequencies_, c_.rope.dim,
+                   c_.rope.attention_factor, rope_, n, b.tokens, stream),
+     "rope_table");
+  ok(g::embed(weights_.embedding, step_layout::at<g::input_token>(inputs, l.tokens), last_token, 1.0f, h_, n, b.tokens,
+              stream),
+     "embed");
+  // A rank has zeros for tokens of the others' rows, so this sum rounds nothing.
+  if (exchanges(b.tokens)) {
+    ok(g::exchange_norm({norm_args(nullptr, first_norm), h_, false, exchange(0, inputs)}, n, b.tokens, stream),
+       "exchange_norm");
+    return;
+  }
+  if (group_ && ok.ok()) ok(group_->all_reduce(h_, std::uint64_t{b.tokens} * c_.hidden, stream));
+  norm(ok, nullptr, first_norm, b, n, stream);
+}
+
+bool gpu_decoder::exchanges(std::uint32_t n_tokens) const {
+  const peers* direct = group_ ? group_->direct() : nullptr;
+  return direct && g::can_exchange_norm(direct->view(), c_.hidden, n_tokens) && n_tokens <= direct->n_sms();
+}
+
+g::exchange_call gpu_decoder::exchange(std::uint32_t sum, std::byte* inputs) const {
+  return {group_->direct()->view(), &step_layout::header(inputs)->run, sums_per_step(), sum};
+}
+
 /// Where this rank's part of a sum goes that is added in a fixed order: its place among [rank][n_tokens][hidden].
 float* gpu_decoder::part_of_sum(std::uint32_t n_tokens) const {
   return parts_ + std::uint64_t{group_->place().rank} * n_tokens * c_.hidden;
 }
 
-/// A product that belongs to the residual stream. Of several ranks the first adds to the stream and the others
-/// overwrite theirs, so that the sum over the ranks is the stream with all parts added; in deterministic mode the parts
-/// go beside the stream.
+/// A product that belongs to the residual stream. Of several ranks each keeps its part apart where the cards exchange
+/// them, or where they are gathered to be added in order; else the first adds to the stream and the others overwrite
+/// theirs, so that the sum over the ranks is the stream with all parts added.
 product gpu_decoder::residual(const void* x, std::uint32_t n_tokens) const {
   if (!group_) return {x, h_, dtype::f32, c_.hidden, true};
-  if (!options_.deterministic) return {x, h_, dtype::f32, c_.hidden, group_->place().rank == 0};
-  return {x, part_of_sum(n_tokens), dtype::f32, c_.hidden, false};
+  if (exchanges(n_tokens)) return {x, exchanged_, dtype::f32, c_.hidden, false};
+  if (options_.deterministic) return {x, part_of_sum(n_tokens), dtype::f32, c_.hidden, false};
+  return {x, h_, dtype::f32, c_.hidden, group_->place().rank == 0};
 }
 
-/// The stream after such a product, on all ranks.
+/// The stream after such a product, on all ranks, by NCCL.
 void gpu_decoder::add_up(checked& ok, std::uint32_t n_tokens, cudaStream_t stream) {
   if (!group_ || !ok.ok()) return;
   const std::uint64_t n = std::uint64_t{n_tokens} * c_.hidden;
@@ -240,11 +264,42 @@ void gpu_decoder::add_up(checked& ok, std::uint32_t n_tokens, cudaStream_t strea
   ok(g::add_parts(h_, parts_, group_->place().size, n, n, stream), "add_parts");
 }
 
+g::rms_norm_args gpu_decoder::norm_args(const float* bias, const float* weight) const {
+  return {h_, bias, weight, 0.0f, c_.rms_eps, normed_, options_.compute, c_.hidden, nullptr};
+}
+
 void gpu_decoder::norm(checked& ok, const float* bias, const float* weight, const bucket& b,
                        const std::uint32_t* n_tokens, cudaStream_t stream) {
-  ok(g::rms_norm({h_, bias, weight, 0.0f, c_.rms_eps, normed_, options_.compute, c_.hidden, nullptr}, n_tokens,
-                 b.tokens, stream),
-     "rms_norm");
+  ok(g::rms_norm(norm_args(bias, weight), n_tokens, b.tokens, stream), "rms_norm");
+}
+
+void gpu_decoder::between(checked& ok, std::uint32_t sum, const float* bias, const float* weight, const bucket& b,
+                          std::byte* inputs, cudaStream_t stream) {
+  const std::uint32_t* n = &step_layout::header(inputs)->n_tokens;
+  if (exchanges(b.tokens)) {
+    // The last sum is normed as well; nobody reads that.
+    ok(g::exchange_norm(
+           {norm_args(bias, weight ? weight : weights_.output_norm), exchanged_, true, exchange(sum, inputs)}, n,
+           b.tokens, stream),
+       "exchange_norm");
+    return;
+  }
+  add_up(ok, b.tokens, stream);
+  if (weight) norm(ok, bias, weight, b, n, stream);
+}
+
+void gpu_decoder::between_halves(checked& ok, std::uint32_t i, const bucket& b, std::byte* inputs,
+                                 cudaStream_t stream) {
+  const layer_weights& w = weights_.layers[i];
+  between(ok, 2 * i + 1, w.o_bias, w.ffn_norm, b, inputs, stream);
+}
+
+/// After the last layer the norm of the outputs adds the bias.
+void gpu_decoder::between_layers(checked& ok, std::uint32_t i, const bucket& b, std::byte* inputs,
+                                 cudaStream_t stream) {
+  const bool last = i + 1 == c_.n_layers;
+  between(ok, 2 * i + 2, last ? nullptr : weights_.layers[i].down_bias,
+          last ? nullptr : weights_.layers[i + 1].attention_norm, b, inputs, stream);
 }
 
 g::rope_store_args gpu_decoder::rope_args(std::uint32_t i, const step_layout& l, std::byte* inputs) const {
@@ -299,17 +354,6 @@ void gpu_decoder::project(checked& ok, std::uint32_t i, const bucket& b, const s
   ok(g::rope_and_store(rope_args(i, l, inputs), n, b.tokens, stream), "rope_and_store");
 }
 
-void gpu_decoder::attend(checked& ok, std::uint32_t i, const bucket& b, const step_layout& l, std::byte* inputs,
-                         cudaStream_t stream) {
-  const layer_weights& w = weights_.layers[i];
-  const std::uint32_t* n = &step_layout::header(inputs)->n_tokens;
-  norm(ok, i > 0 ? weights_.layers[i - 1].down_bias : nullptr, w.attention_norm, b, n, stream);
-  project(ok, i, b, l, inputs, stream);
-  attention(ok, i, b, l, inputs, stream);
-  ok(products_.run(w.o, residual(attended_, b.tokens), n, b.tokens, stream));
-  add_up(ok, b.tokens, stream);
-}
-
 /// The first half of a gated MLP.
 void gpu_decoder::gate(checked& ok, std::uint32_t i, const bucket& b, const std::uint32_t* n_tokens,
                        cudaStream_t stream) {
@@ -328,13 +372,17 @@ void gpu_decoder::gate(checked& ok, std::uint32_t i, const bucket& b, const std:
   }
 }
 
-void gpu_decoder::feed_forward(checked& ok, std::uint32_t i, const bucket& b, const std::uint32_t* n_tokens,
-                               cudaStream_t stream) {
+void gpu_decoder::layer(checked& ok, std::uint32_t i, const bucket& b, const step_layout& l, std::byte* inputs,
+                        cudaStream_t stream) {
   const layer_weights& w = weights_.layers[i];
-  norm(ok, w.o_bias, w.ffn_norm, b, n_tokens, stream);
-  gate(ok, i, b, n_tokens, stream);
-  ok(products_.run(w.down, residual(activated_, b.tokens), n_tokens, b.tokens, stream));
-  add_up(ok, b.tokens, stream);
+  const std::uint32_t* n = &step_layout::header(inputs)->n_tokens;
+  project(ok, i, b, l, inputs, stream);
+  attention(ok, i, b, l, inputs, stream);
+  ok(products_.run(w.o, residual(attended_, b.tokens), n, b.tokens, stream));
+  between_halves(ok, i, b, inputs, stream);
+  gate(ok, i, b, n, stream);
+  ok(products_.run(w.down, residual(activated_, b.tokens), n, b.tokens, stream));
+  between_layers(ok, i, b, inputs, stream);
 }
 
 result<void> gpu_decoder::tune(const bucket& b, cudaStream_t stream) {

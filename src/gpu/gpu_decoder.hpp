@@ -22,7 +22,7 @@ class gpu_decoder {
   /// Offsets of everything but the weights in the rank's one piece of memory.
   struct space {
     std::uint64_t h, normed, qkv, attended, gate_up, activated, squares, rope, frequencies, logits, page_table,
-        attention_scratch, kv, kv_scales, dequantized, workspace, constants, parts;
+        attention_scratch, kv, kv_scales, dequantized, workspace, constants, parts, exchanged;
   };
   static space lay_out(layout&, const model::model_config&, const model::rank_shape&, const gpu_options&,
                        const model::shard&, const device_weights&, std::uint32_t n_sms);
@@ -65,12 +65,25 @@ class gpu_decoder {
   kernels::gpu::kv_pool kv_of(std::uint32_t layer) const;
   float* part_of_sum(std::uint32_t n_tokens) const;
   product residual(const void* x, std::uint32_t n_tokens) const;
+  /// Whether the cards sum steps of this size themselves; the same on all ranks.
+  bool exchanges(std::uint32_t n_tokens) const;
+  /// The step's sums over the ranks, in order: the embedding, then two for each layer.
+  std::uint32_t sums_per_step() const { return 2 * c_.n_layers + 1; }
+  kernels::gpu::exchange_call exchange(std::uint32_t sum, std::byte* inputs) const;
+  kernels::gpu::rms_norm_args norm_args(const float* bias, const float* weight) const;
   void add_up(checked&, std::uint32_t n_tokens, cudaStream_t);
   void norm(checked&, const float* bias, const float* weight, const bucket&, const std::uint32_t* n_tokens,
             cudaStream_t);
-  /// The two halves of a layer; each adds to the residual stream.
-  void attend(checked&, std::uint32_t layer, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
-  void feed_forward(checked&, std::uint32_t layer, const bucket&, const std::uint32_t* n_tokens, cudaStream_t);
+  void begin(checked&, const bucket&, const step_layout&, std::byte* inputs, const std::int32_t* last_token,
+             cudaStream_t);
+  /// What stands between a product that belongs to the residual stream and the next: the sum over the ranks, a bias,
+  /// and the norm by `weight`, none after the last product.
+  void between(checked&, std::uint32_t sum, const float* bias, const float* weight, const bucket&, std::byte* inputs,
+               cudaStream_t);
+  void between_halves(checked&, std::uint32_t layer, const bucket&, std::byte* inputs, cudaStream_t);
+  void between_layers(checked&, std::uint32_t layer, const bucket&, std::byte* inputs, cudaStream_t);
+  /// A layer, from the normed stream to the normed stream.
+  void layer(checked&, std::uint32_t layer, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
   void project(checked&, std::uint32_t layer, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
   void gate(checked&, std::uint32_t layer, const bucket&, const std::uint32_t* n_tokens, cudaStream_t);
   kernels::gpu::rope_store_args rope_args(std::uint32_t layer, const step_layout&, std::byte* inputs) const;
@@ -82,6 +95,7 @@ class gpu_decoder {
     bool any() const { return qkv || o || gate_up || down; }
   };
   one_token_plan plan_one_token(const bucket&, const kernels::gpu::rope_store_args&);
+  std::optional<kernels::gpu::gemv_depth> residual_depth(const linear&, const void* x);
   void one_token_layer(checked&, std::uint32_t layer, const one_token_plan&, const bucket&, const step_layout&,
                        std::byte* inputs, cudaStream_t);
 
@@ -95,7 +109,7 @@ class gpu_decoder {
   products products_;
   std::uint32_t n_sms_, table_pages_;
   bool fuses_one_token_ = false;  ///< products of a step of one token may take over what stands between them
-  float *h_, *squares_, *rope_, *logits_, *parts_;
+  float *h_, *squares_, *rope_, *logits_, *parts_, *exchanged_;
   std::byte *normed_, *qkv_, *attended_, *gate_up_, *activated_;
   double* frequencies_;
   std::uint32_t* page_table_;

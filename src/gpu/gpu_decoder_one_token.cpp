@@ -13,9 +13,18 @@ gpu_decoder::one_token_plan gpu_decoder::plan_one_token(const bucket& b, const g
   p.gate_up = products_.gemv_of(w.gate_up, {normed_, gate_up_, dtype::bf16, w.gate_up.rows}, 1);
   if (g::can_gemv_qkv(rope)) p.qkv = products_.gemv_of(w.qkv, {normed_, qkv_, dtype::bf16, w.qkv.rows}, 1);
   // These leave half of a norm to the next product, which must take it.
-  if (p.gate_up) p.o = products_.gemv_of(w.o, residual(attended_, 1), 1);
-  if (p.qkv) p.down = products_.gemv_of(w.down, residual(activated_, 1), 1);
+  if (p.gate_up) p.o = residual_depth(w.o, attended_);
+  if (p.qkv) p.down = residual_depth(w.down, activated_);
   return p;
+}
+
+/// Of a group's kernel no more loads at once than leave room for all its blocks on a card, which wait for one another.
+std::optional<g::gemv_depth> gpu_decoder::residual_depth(const linear& w, const void* x) {
+  const auto timed = products_.gemv_of(w, residual(x, 1), 1);
+  if (!timed || !group_) return timed;
+  for (const g::gemv_depth depth : {g::gemv_depth::eight, g::gemv_depth::four, g::gemv_depth::two})
+    if (depth <= *timed && g::can_gemv_residual_in_group(w.rows, depth, group_->direct()->n_sms())) return depth;
+  return std::nullopt;
 }
 
 void gpu_decoder::one_token_layer(checked& ok, std::uint32_t i, const one_token_plan& plan, const bucket& b,
@@ -23,27 +32,29 @@ void gpu_decoder::one_token_layer(checked& ok, std::uint32_t i, const one_token_
   const layer_weights& w = weights_.layers[i];
   const std::uint32_t* n = &step_layout::header(inputs)->n_tokens;
   const auto dense = [](const linear& x) { return x.parts.front().dense; };
-  const auto residual_product = [&](const linear& x, const void* from, const float* next_norm, g::gemv_depth depth) {
-    ok(g::gemv_residual({dense(x), from, x.rows, x.cols, h_, next_norm, normed_, squares_}, depth, n, stream),
+  const auto residual_product = [&](const linear& x, const void* from, const float* next_norm, std::uint32_t sum,
+                                    g::gemv_depth depth) {
+    ok(g::gemv_residual({dense(x), from, x.rows, x.cols, h_, next_norm, normed_, squares_,
+                         group_ ? exchange(sum, inputs) : g::exchange_call{}},
+                        depth, n, stream),
        "gemv_residual");
   };
   const g::rms_scale normed, half_normed{squares_, c_.hidden / 4, c_.rms_eps};
 
-  const bool after_down = i > 0 && plan.down;
-  if (!after_down) norm(ok, nullptr, w.attention_norm, b, n, stream);
   if (plan.qkv)
-    ok(g::gemv_qkv({dense(w.qkv), normed_, c_.hidden, after_down ? half_normed : normed, rope_args(i, l, inputs)},
-                   *plan.qkv, n, stream),
+    ok(g::gemv_qkv(
+           {dense(w.qkv), normed_, c_.hidden, i > 0 && plan.down ? half_normed : normed, rope_args(i, l, inputs)},
+           *plan.qkv, n, stream),
        "gemv_qkv");
   else
     project(ok, i, b, l, inputs, stream);
   attention(ok, i, b, l, inputs, stream);
 
   if (plan.o) {
-    residual_product(w.o, attended_, w.ffn_norm, *plan.o);
+    residual_product(w.o, attended_, w.ffn_norm, 2 * i + 1, *plan.o);
   } else {
     ok(products_.run(w.o, residual(attended_, 1), n, 1, stream));
-    norm(ok, nullptr, w.ffn_norm, b, n, stream);
+    between_halves(ok, i, b, inputs, stream);
   }
   if (plan.gate_up)
     ok(g::gemv_gated({dense(w.gate_up), normed_, dtype::bf16, w.gate_up.rows, w.gate_up.cols, activated_, dtype::bf16,
@@ -52,10 +63,12 @@ void gpu_decoder::one_token_layer(checked& ok, std::uint32_t i, const one_token_
        "gemv_gated");
   else
     gate(ok, i, b, n, stream);
-  if (plan.down && i + 1 < c_.n_layers)
-    residual_product(w.down, activated_, weights_.layers[i + 1].attention_norm, *plan.down);
-  else
+  if (plan.down && i + 1 < c_.n_layers) {
+    residual_product(w.down, activated_, weights_.layers[i + 1].attention_norm, 2 * i + 2, *plan.down);
+  } else {
     ok(products_.run(w.down, residual(activated_, 1), n, 1, stream));
+    between_layers(ok, i, b, inputs, stream);
+  }
 }
 
 }  // namespace troupe::gpu

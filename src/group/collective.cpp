@@ -74,6 +74,23 @@ result<void> collective::gather_columns(float* base, std::size_t ld, std::uint32
   return columns(base, ld, n_rows, slices, readers::root);
 }
 
+result<void> collective::share_blocks(std::span<std::byte> blocks) {
+  if (place_.size == 1) return {};
+  if (blocks.size() % place_.size != 0)
+    return failure(errc::invalid_argument, std::to_string(blocks.size()) + " bytes are no equal blocks of " +
+                                               std::to_string(place_.size) + " ranks");
+  const std::size_t size = blocks.size() / place_.size;
+  for (std::size_t at = 0; at < size; at += capacity_) {
+    const std::size_t n = std::min<std::size_t>(size - at, capacity_);
+    std::fill(bytes_.begin(), bytes_.end(), n);
+    std::memcpy(own_block(), blocks.data() + place_.rank * size + at, n);
+    if (auto ok = swap(bytes_, readers::all); !ok) return ok;
+    for (std::uint32_t r = 0; r < place_.size; ++r)
+      if (r != place_.rank) std::memcpy(blocks.data() + r * size + at, block(r), n);
+  }
+  return {};
+}
+
 result<void> collective::broadcast(std::span<std::byte> data) {
   if (place_.size == 1) return {};
   std::fill(bytes_.begin(), bytes_.end(), 0);

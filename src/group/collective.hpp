@@ -35,6 +35,8 @@ class collective {
   result<void> share_columns(float* base, std::size_t ld, std::uint32_t n_rows, std::span<const slice> slices);
   /// The same, but only rank 0 holds the others' slices afterwards.
   result<void> gather_columns(float* base, std::size_t ld, std::uint32_t n_rows, std::span<const slice> slices);
+  /// Equal blocks, one per rank, of which each rank has filled its own; then all ranks have all of them.
+  result<void> share_blocks(std::span<std::byte> blocks);
   /// Rank 0's bytes, on all ranks.
   result<void> broadcast(std::span<std::byte> data);
   result<void> barrier();

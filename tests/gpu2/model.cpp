@@ -9,7 +9,8 @@ using kernels::dtype;
 using kernels::gpu::kv_type;
 
 BOOST_AUTO_TEST_CASE(two_ranks_in_float32_agree_with_transformers) {
-  for (const bool deterministic : {false, true})
+  for (const auto& [deterministic, way] :
+       {std::pair{false, sums::direct}, {true, sums::direct}, {false, sums::nccl}, {true, sums::nccl}})
     for (const oracle_case& c : oracle_cases) {
       auto m = model::open_model(*c.file ? data(c.folder) + "/" + c.file : data(c.folder)).value();
       if (auto s = gpu::shard_of(*m, {0, 2}); !s) {
@@ -17,11 +18,11 @@ BOOST_AUTO_TEST_CASE(two_ranks_in_float32_agree_with_transformers) {
         BOOST_TEST((s.error().code == errc::unsupported));
         continue;
       }
-      BOOST_TEST_CONTEXT(c.folder << " " << c.file << (deterministic ? " deterministic" : "")) {
+      BOOST_TEST_CONTEXT(c.folder << " " << c.file << (deterministic ? " deterministic " : " ") << name(way)) {
         check_model(c, {.kl = 2e-6}, [&](auto whole) {
           gpu::gpu_options o = small(dtype::f32, kv_type::f32);
           o.deterministic = deterministic;
-          return group_driver(whole, o);
+          return group_driver(whole, o, way);
         });
       }
     }
@@ -35,24 +36,33 @@ BOOST_AUTO_TEST_CASE(two_ranks_deterministic_alone_is_in_a_crowd) {
       const auto ids = random_ids(150, m->config.vocab, random);
       gpu::gpu_options o = small(type, kv);
       o.deterministic = true;
-      group_driver d(m, o);
-      const rows alone = d.logits(ids, 1000);
-      BOOST_TEST(d.ranks().logits_equal());
-      d.shuffle_pages(random);
-      BOOST_TEST_CONTEXT(name << " " << kernels::name(type)) {
-        BOOST_TEST(same(alone, d.logits(ids, 1)));
-        BOOST_TEST(same(alone, d.logits(ids, 7)));
-        BOOST_TEST(same(alone, in_a_crowd(d, ids, random, m->config.vocab)));
+      rows by_nccl;
+      for (const sums way : {sums::nccl, sums::direct}) {
+        group_driver d(m, o, way);
+        const rows alone = d.logits(ids, 1000);
+        BOOST_TEST(d.ranks().logits_equal());
+        d.shuffle_pages(random);
+        BOOST_TEST_CONTEXT(name << " " << kernels::name(type) << " " << test::name(way)) {
+          BOOST_TEST(same(alone, d.logits(ids, 1)));
+          BOOST_TEST(same(alone, d.logits(ids, 7)));
+          BOOST_TEST(same(alone, in_a_crowd(d, ids, random, m->config.vocab)));
+          if (way == sums::nccl)
+            by_nccl = alone;
+          else
+            BOOST_TEST(same(alone, by_nccl));  // the same sums, whoever makes them
+        }
       }
     }
   }
 }
 
-// Captured steps, with their collectives inside, give the bits of eager ones; sampled on both ranks.
+// Captured steps, with their sums over the ranks inside, give the bits of eager ones; sampled on both ranks.
 BOOST_AUTO_TEST_CASE(two_ranks_graphs_equal_eager_steps) {
   auto m = model::open_model(data("llama3-rope")).value();
-  group_driver d(m, small(dtype::bf16, kv_type::bf16));
-  check_graphs(d, m->config.vocab);
+  for (const sums way : both_ways) {
+    group_driver d(m, small(dtype::bf16, kv_type::bf16), way);
+    check_graphs(d, m->config.vocab);
+  }
 }
 
 // KV heads and columns do not divide evenly here: nine heads over three KV heads on two cards.
@@ -66,30 +76,32 @@ BOOST_AUTO_TEST_CASE(two_ranks_say_what_one_says, *boost::unit_test::preconditio
       driver d(m, o);
       measure_smollm2(d, 1000, [&](const std::vector<float>& row) { one.push_back(row); });
     }
-    group_driver d(m, o);
-    double kl = 0;
-    std::size_t at = 0, same_top = 0;
-    const score s = measure_smollm2(d, 1000, [&](const std::vector<float>& row) {
-      const std::vector<float>& want = one[at++];
-      double top_p = -INFINITY, top_q = -INFINITY, sum_p = 0, sum_q = 0, here = 0;
-      for (std::size_t i = 0; i < row.size(); ++i)
-        top_p = std::max<double>(top_p, want[i]), top_q = std::max<double>(top_q, row[i]);
-      for (std::size_t i = 0; i < row.size(); ++i)
-        sum_p += std::exp(want[i] - top_p), sum_q += std::exp(row[i] - top_q);
-      for (std::size_t i = 0; i < row.size(); ++i) {
-        const double log_p = want[i] - top_p - std::log(sum_p), log_q = row[i] - top_q - std::log(sum_q);
-        here += std::exp(log_p) * (log_p - log_q);
-      }
-      kl += here;
-      same_top += std::max_element(row.begin(), row.end()) - row.begin() ==
-                  std::max_element(want.begin(), want.end()) - want.begin();
-    });
-    BOOST_TEST_REQUIRE(at == one.size());
-    kl /= static_cast<double>(at);
-    BOOST_TEST_MESSAGE(kernels::name(type) << ": two ranks against one: KL " << kl << ", top-1 "
-                                           << static_cast<double>(same_top) / static_cast<double>(at)
-                                           << "; against transformers: KL " << s.kl << ", top-1 " << s.top1);
-    BOOST_TEST(kl <= 1e-3);
-    BOOST_TEST(d.ranks().logits_equal());
+    for (const sums way : both_ways) {
+      group_driver d(m, o, way);
+      double kl = 0;
+      std::size_t at = 0, same_top = 0;
+      const score s = measure_smollm2(d, 1000, [&](const std::vector<float>& row) {
+        const std::vector<float>& want = one[at++];
+        double top_p = -INFINITY, top_q = -INFINITY, sum_p = 0, sum_q = 0, here = 0;
+        for (std::size_t i = 0; i < row.size(); ++i)
+          top_p = std::max<double>(top_p, want[i]), top_q = std::max<double>(top_q, row[i]);
+        for (std::size_t i = 0; i < row.size(); ++i)
+          sum_p += std::exp(want[i] - top_p), sum_q += std::exp(row[i] - top_q);
+        for (std::size_t i = 0; i < row.size(); ++i) {
+          const double log_p = want[i] - top_p - std::log(sum_p), log_q = row[i] - top_q - std::log(sum_q);
+          here += std::exp(log_p) * (log_p - log_q);
+        }
+        kl += here;
+        same_top += std::max_element(row.begin(), row.end()) - row.begin() ==
+                    std::max_element(want.begin(), want.end()) - want.begin();
+      });
+      BOOST_TEST_REQUIRE(at == one.size());
+      kl /= static_cast<double>(at);
+      BOOST_TEST_MESSAGE(kernels::name(type) << " " << test::name(way) << ": two ranks against one: KL " << kl
+                                             << ", top-1 " << static_cast<double>(same_top) / static_cast<double>(at)
+                                             << "; against transformers: KL " << s.kl << ", top-1 " << s.top1);
+      BOOST_TEST(kl <= 1e-3);
+      BOOST_TEST(d.ranks().logits_equal());
+    }
   }
 }

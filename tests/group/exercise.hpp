@@ -28,7 +28,7 @@ inline std::string exercise(collective& g, std::uint32_t seed, std::uint32_t n_o
   };
   for (std::uint32_t k = 0; k < n_operations; ++k) {
     if (mine() % 16 == 0) std::this_thread::sleep_for(std::chrono::microseconds(mine() % 300));
-    const std::uint32_t kind = random() % 8, n_rows = random() % 5 == 0 ? random() % 60 : 1 + random() % 4;
+    const std::uint32_t kind = random() % 9, n_rows = random() % 5 == 0 ? random() % 60 : 1 + random() % 4;
     if (kind == 0) {
       if (auto ok = g.barrier(); !ok) return wrong(k, ok.error().message);
       continue;
@@ -40,6 +40,16 @@ inline std::string exercise(collective& g, std::uint32_t seed, std::uint32_t n_o
       if (auto ok = g.broadcast(data); !ok) return wrong(k, ok.error().message);
       for (std::size_t i = 0; i < data.size(); ++i)
         if (data[i] != static_cast<std::byte>(k * 13 + i * 7)) return wrong(k, "a byte was not broadcast");
+      continue;
+    }
+    if (kind == 8) {
+      const std::size_t block = random() % 3000;
+      const auto byte = [&](std::size_t i) { return static_cast<std::byte>(k * 13 + i * 7); };
+      std::vector<std::byte> all(block * size, std::byte{0xaa});
+      for (std::size_t i = me * block; i < (me + 1) * block; ++i) all[i] = byte(i);
+      if (auto ok = g.share_blocks(all); !ok) return wrong(k, ok.error().message);
+      for (std::size_t i = 0; i < all.size(); ++i)
+        if (all[i] != byte(i)) return wrong(k, "a byte was not shared");
       continue;
     }
     std::vector<slice> slices;

@@ -33,6 +33,8 @@ BOOST_AUTO_TEST_CASE(sizes_and_slices_that_cannot_be_are_refused) {
   const std::vector<slice> one{{0, 1}}, beyond{{0, 1}, {4, 1}};
   BOOST_TEST((g[0]->share_columns(x, 4, 1, one).error().code == errc::invalid_argument));
   BOOST_TEST((g[0]->share_columns(x, 4, 1, beyond).error().code == errc::invalid_argument));
+  BOOST_TEST(
+      (g[0]->share_blocks(std::as_writable_bytes(std::span(x)).first(3)).error().code == errc::invalid_argument));
 }
 
 BOOST_AUTO_TEST_CASE(an_abort_ends_every_wait_and_every_later_call) {

@@ -63,7 +63,7 @@ result<gpu::gpu_options> gpu_options_of(const engine_options& o, int ordinal, co
   return g;
 }
 
-/// NCCL among the ranks; its id comes from rank 0.
+/// NCCL among the ranks, whose id comes from rank 0, and the cards' ways to each other.
 result<std::shared_ptr<gpu::communicator>> join(group::collective& group, int ordinal, const engine_options& o) {
   gpu::group_id id{};
   if (group.place().rank == 0) {
@@ -72,32 +72,27 @@ result<std::shared_ptr<gpu::communicator>> join(group::collective& group, int or
     id = *made;
   }
   if (auto ok = group.broadcast(std::as_writable_bytes(std::span(id))); !ok) return ok.take_error();
-  if (auto card = gpu::use_device(ordinal); !card) return card.take_error();
+  auto card = gpu::use_device(ordinal);
+  if (!card) return card.take_error();
   if (auto ok = group.barrier(); !ok) return ok.take_error();  // from here on nobody waits for one without a card
-  return gpu::communicator::join(group.place(), id, std::chrono::seconds(o.rank_start_timeout),
-                                 std::chrono::seconds(o.step_timeout));
+  auto joined = gpu::communicator::join(group.place(), id, std::chrono::seconds(o.rank_start_timeout),
+                                        std::chrono::seconds(o.step_timeout));
+  if (!joined) return joined;
+  const auto share = [&group](std::span<std::byte> blocks) { return group.share_blocks(blocks); };
+  if (auto ok = gpu::connect_peers(**joined, *card, share); !ok) return ok.take_error();
+  return joined;
 }
 
 /// Ranks plan by what their cards have free; all take as many pages, and sequences as long, as the least of them can.
 result<void> agree(group::collective& group, const model::rank_shape& shape, gpu::gpu_options& g) {
-  constexpr std::uint32_t half = 1u << 16;  // floats carry 24 bits exactly
-  const model::group_place place = group.place();
-  std::vector<float> all(std::size_t{place.size} * 4);
-  std::vector<model::slice> slices;
-  for (std::uint32_t r = 0; r < place.size; ++r) slices.push_back({4 * r, 4});
-  const std::uint32_t mine[] = {shape.n_pages[0] / half, shape.n_pages[0] % half, shape.max_model_len / half,
-                                shape.max_model_len % half};
-  std::copy(std::begin(mine), std::end(mine), all.begin() + 4 * place.rank);
-  if (auto ok = group.share_columns(all.data(), all.size(), 1, slices); !ok) return ok;
-  const auto number = [&](std::size_t at) {
-    return static_cast<std::uint32_t>(all[at]) * half + static_cast<std::uint32_t>(all[at + 1]);
+  struct most {
+    std::uint32_t n_pages, max_model_len;
   };
-  g.n_pages = shape.n_pages[0];
-  g.max_model_len = shape.max_model_len;
-  for (std::size_t r = 0; r < place.size; ++r) {
-    g.n_pages = std::min(g.n_pages, number(4 * r));
-    g.max_model_len = std::min(g.max_model_len, number(4 * r + 2));
-  }
+  std::vector<most> all(group.place().size);
+  all[group.place().rank] = {shape.n_pages[0], shape.max_model_len};
+  if (auto ok = group.share_blocks(std::as_writable_bytes(std::span(all))); !ok) return ok;
+  g.n_pages = std::ranges::min(all, {}, &most::n_pages).n_pages;
+  g.max_model_len = std::ranges::min(all, {}, &most::max_model_len).max_model_len;
   return {};
 }
 

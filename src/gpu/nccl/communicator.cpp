@@ -68,6 +68,7 @@ class nccl_communicator final : public communicator {
     return settle(nccl_.all_gather(mine, parts, n, ncclFloat, comm_, stream), "ncclAllGather", call_limit_);
   }
   result<void> state() override {
+    if (stop_.load()) return aborted();
     std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock) return {};  // somebody is in a call, which will tell
     if (!comm_) return aborted();
@@ -79,6 +80,7 @@ class nccl_communicator final : public communicator {
   void abort() noexcept override {
     try {
       stop_.store(true);
+      if (peers_) peers_->give_up();
       std::lock_guard lock(mutex_);
       if (comm_) end_by_abort();
     } catch (const std::exception& e) {

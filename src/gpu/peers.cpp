@@ -1,0 +1,140 @@
+#include "src/gpu/peers.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <random>
+#include <string>
+
+#include "src/base/log.hpp"
+#include "src/gpu/communicator.hpp"
+
+namespace troupe::gpu {
+namespace {
+
+std::uint64_t this_process() {
+  static const std::uint64_t number = [] {
+    std::random_device random;
+    return std::uint64_t{random()} << 32 | random();
+  }();
+  return number;
+}
+
+bool forbidden() {
+  const char* said = std::getenv("NCCL_P2P_DISABLE");
+  return said && *said && std::string_view(said) != "0";
+}
+
+failure no_way(std::uint32_t rank, const std::string& why) {
+  return {errc::unsupported, "no way into the memory of rank " + std::to_string(rank) + "'s card: " + why};
+}
+
+/// A call that may fail without harm to what follows.
+result<void> attempt(cudaError_t code, const char* call) {
+  if (code != cudaSuccess) (void)cudaGetLastError();
+  return check(code, call);
+}
+
+}  // namespace
+
+result<std::unique_ptr<peers>> peers::make(const model::group_place& place, const device_info& device) {
+  if (place.size < 2 || place.size > kernels::gpu::exchange_memory::most_ranks)
+    return failure(errc::unsupported, "cards exchange sums directly among 2 to " +
+                                          std::to_string(kernels::gpu::exchange_memory::most_ranks) + " ranks");
+  if (forbidden()) return failure(errc::unsupported, "NCCL_P2P_DISABLE is set");
+  std::unique_ptr<peers> p(new peers);
+  auto inbox = memory::on_device(kernels::gpu::exchange_inbox_bytes(place.size), "sums of other ranks");
+  if (!inbox) return inbox.take_error();
+  p->inbox_ = std::move(*inbox);
+  auto word = memory::pinned(sizeof(std::uint32_t), "the end of a group");
+  if (!word) return word.take_error();
+  p->word_ = std::move(*word);
+  checked ok;
+  ok(cudaMemset(p->inbox_.data(), 0, p->inbox_.size()), "cudaMemset")(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  if (!ok.ok()) return ok.take().take_error();
+  p->device_ = device.ordinal;
+  p->n_sms_ = device.n_sms;
+  p->view_.rank = place.rank;
+  p->view_.size = place.size;
+  p->view_.capacity = kernels::gpu::exchange_capacity(place.size);
+  p->view_.given_up = p->word_.at<std::uint32_t>(0);
+  return p;
+}
+
+peers::~peers() {
+  if (word_.data() && *view_.given_up) {
+    new memory(std::move(inbox_));
+    new memory(std::move(word_));
+    return;
+  }
+  for (void* p : opened_) cudaIpcCloseMemHandle(p);
+}
+
+peers::card peers::own() const {
+  card c{};
+  c.there = true;
+  c.n_sms = n_sms_;
+  std::string boot;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
+  std::strncpy(c.host, boot.c_str(), sizeof c.host - 1);
+  c.process = this_process();
+  c.device = device_;
+  c.inbox = inbox_.data();
+  if (!attempt(cudaIpcGetMemHandle(&c.handle, inbox_.data()), "cudaIpcGetMemHandle")) c.handle = {};
+  return c;
+}
+
+result<void> peers::open(std::span<const card> all) {
+  const card& mine = all[view_.rank];
+  for (std::uint32_t q = 0; q < all.size(); ++q) {
+    const card& c = all[q];
+    void* at = c.inbox;
+    if (!c.there) return no_way(q, "it has none for us");
+    n_sms_ = std::min(n_sms_, c.n_sms);
+    if (q == view_.rank) {
+    } else if (c.process == mine.process) {
+      int can = 0;
+      if (cudaDeviceCanAccessPeer(&can, device_, c.device) != cudaSuccess || !can)
+        return no_way(q, "the cards do not reach each other");
+      const cudaError_t code = cudaDeviceEnablePeerAccess(c.device, 0);
+      if (code == cudaErrorPeerAccessAlreadyEnabled)
+        (void)cudaGetLastError();
+      else if (auto ok = attempt(code, "cudaDeviceEnablePeerAccess"); !ok)
+        return no_way(q, ok.error().message);
+    } else {
+      if (*c.host == '\0' || std::strncmp(c.host, mine.host, sizeof c.host) != 0) return no_way(q, "it is elsewhere");
+      if (auto ok =
+              attempt(cudaIpcOpenMemHandle(&at, c.handle, cudaIpcMemLazyEnablePeerAccess), "cudaIpcOpenMemHandle");
+          !ok)
+        return no_way(q, ok.error().message);
+      opened_.push_back(at);
+    }
+    view_.inbox[q] = static_cast<std::uint64_t*>(at);
+  }
+  return {};
+}
+
+void peers::give_up() noexcept { std::atomic_ref(*word_.at<std::uint32_t>(0)).store(1); }
+
+result<void> connect_peers(communicator& group, const device_info& device, const share_blocks& share) {
+  const model::group_place& place = group.place();
+  std::vector<peers::card> cards(place.size);
+  result<void> way;
+  auto made = peers::make(place, device);
+  if (made)
+    cards[place.rank] = (*made)->own();
+  else
+    way = made.take_error();
+  if (auto ok = share(std::as_writable_bytes(std::span(cards))); !ok) return ok;
+  if (way) way = (*made)->open(cards);
+  std::vector<std::uint32_t> has_all(place.size);
+  has_all[place.rank] = way.ok();
+  if (auto ok = share(std::as_writable_bytes(std::span(has_all))); !ok) return ok;
+  if (!way) log().info("rank {}: sums go through NCCL: {}", place.rank, way.error().message);
+  if (std::ranges::count(has_all, 1u) == static_cast<std::ptrdiff_t>(place.size)) group.use(std::move(*made));
+  return {};
+}
+
+}  // namespace troupe::gpu
