@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <boost/test/data/monomorphic.hpp>
+#include <boost/test/data/test_case.hpp>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <numeric>
+#include <ostream>
 
 #include "kernels/gpu/attention_scratch.hpp"
 #include "tests/gpu_kernels/device.hpp"
@@ -30,6 +33,7 @@ struct setting {
   float deviation = 1;  ///< of queries and keys
   float value_deviation = 1;
 };
+std::ostream& operator<<(std::ostream& out, const setting& s) { return out << s.name; }
 
 struct sequence {
   std::uint32_t slot, length;  ///< positions that are stored
@@ -353,75 +357,65 @@ const std::vector<setting> settings{
 
 BOOST_AUTO_TEST_SUITE(attention_kernels)
 
-BOOST_AUTO_TEST_CASE(decode_rows_of_all_lengths_match_f64) {
-  double worst_share = 0;
-  for (const setting& s : settings) {
-    std::vector<sequence> sequences;
-    std::vector<scene::part> parts;
-    for (std::uint32_t length : {1u, 2u, 15u, 16u, 17u, 64u, 65u, 127u, 511u, 512u, 513u, 577u, 1025u, 2100u}) {
-      parts.push_back({sequences.size(), length - 1, 1});
-      sequences.push_back({static_cast<std::uint32_t>(2 * sequences.size() + 1), length, length - 1});
-    }
-    scene x(s, sequences, 1);
-    const std::vector<std::uint8_t> bits = x.run(parts);
-    const double error = worst_error(x, parts, bits, 100);
-    BOOST_TEST(error <= bound_of(s.type), s.name << ": relative error " << error);
-    worst_share = std::max(worst_share, error / bound_of(s.type));
-    // The same by a graph, on a card of one and of 1000 multiprocessors (other splits), and one row at a time.
-    BOOST_TEST(n_different(x, bits, x.run(parts, 0, true)) == 0u, s.name << ": the graph's bits differ");
-    BOOST_TEST(n_different(x, bits, x.run(parts, 1)) == 0u, s.name << ": unsplit bits differ");
-    BOOST_TEST(x.n_split() == 0u);
-    BOOST_TEST(n_different(x, bits, x.run(parts, 1000)) == 0u, s.name << ": bits differ when all is split");
-    for (std::size_t i : {3u, 8u, 13u}) {
-      const std::vector<std::uint8_t> alone = x.run({parts[i]});
-      BOOST_TEST(n_different(x, alone, std::span(bits).subspan(i * x.token_bytes(), x.token_bytes())) == 0u,
-                 s.name << ": row " << i << " alone differs");
-    }
+BOOST_DATA_TEST_CASE(decode_rows_of_all_lengths_match_f64, boost::unit_test::data::make(settings), s) {
+  std::vector<sequence> sequences;
+  std::vector<scene::part> parts;
+  for (std::uint32_t length : {1u, 2u, 15u, 16u, 17u, 64u, 65u, 127u, 511u, 512u, 513u, 577u, 1025u, 2100u}) {
+    parts.push_back({sequences.size(), length - 1, 1});
+    sequences.push_back({static_cast<std::uint32_t>(2 * sequences.size() + 1), length, length - 1});
   }
-  BOOST_TEST_MESSAGE("decode: worst error is " << worst_share << " of its bound");
+  scene x(s, sequences, 1);
+  const std::vector<std::uint8_t> bits = x.run(parts);
+  const double error = worst_error(x, parts, bits, 100);
+  BOOST_TEST(error <= bound_of(s.type), s.name << ": relative error " << error);
+  BOOST_TEST_MESSAGE(s.name << ": error is " << error / bound_of(s.type) << " of its bound");
+  // The same by a graph, on a card of one and of 1000 multiprocessors (other splits), and one row at a time.
+  BOOST_TEST(n_different(x, bits, x.run(parts, 0, true)) == 0u, s.name << ": the graph's bits differ");
+  BOOST_TEST(n_different(x, bits, x.run(parts, 1)) == 0u, s.name << ": unsplit bits differ");
+  BOOST_TEST(x.n_split() == 0u);
+  BOOST_TEST(n_different(x, bits, x.run(parts, 1000)) == 0u, s.name << ": bits differ when all is split");
+  for (std::size_t i : {3u, 8u, 13u}) {
+    const std::vector<std::uint8_t> alone = x.run({parts[i]});
+    BOOST_TEST(n_different(x, alone, std::span(bits).subspan(i * x.token_bytes(), x.token_bytes())) == 0u,
+               s.name << ": row " << i << " alone differs");
+  }
 }
 
-BOOST_AUTO_TEST_CASE(prefill_matches_f64_and_decode_bit_for_bit) {
-  double worst_share = 0;
-  for (const setting& s : settings) {
-    // One sequence from its start, one in the middle (whose earlier pages a window may have freed), a decode row
-    // beside.
-    scene x(s, {{0, 700, 0}, {4, 1333, 1100}, {2, 600, 599}}, 2);
-    const std::vector<scene::part> whole{{0, 0, 700}, {1, 1100, 233}, {2, 599, 1}};
-    const std::vector<std::uint8_t> bits = x.run(whole);
-    const double error = worst_error(x, whole, bits, 24);
-    BOOST_TEST(error <= bound_of(s.type), s.name << ": relative error " << error);
-    worst_share = std::max(worst_share, error / bound_of(s.type));
+BOOST_DATA_TEST_CASE(prefill_matches_f64_and_decode_bit_for_bit, boost::unit_test::data::make(settings), s) {
+  // One sequence from its start, one in the middle (whose earlier pages a window may have freed), a decode row beside.
+  scene x(s, {{0, 700, 0}, {4, 1333, 1100}, {2, 600, 599}}, 2);
+  const std::vector<scene::part> whole{{0, 0, 700}, {1, 1100, 233}, {2, 599, 1}};
+  const std::vector<std::uint8_t> bits = x.run(whole);
+  const double error = worst_error(x, whole, bits, 24);
+  BOOST_TEST(error <= bound_of(s.type), s.name << ": relative error " << error);
+  BOOST_TEST_MESSAGE(s.name << ": error is " << error / bound_of(s.type) << " of its bound");
 
-    BOOST_TEST(n_different(x, bits, x.run(whole, 1)) == 0u, s.name << ": bits differ on one multiprocessor");
-    BOOST_TEST(n_different(x, bits, x.run(whole, 1000)) == 0u, s.name << ": bits differ when all is split");
-    BOOST_TEST(x.n_split() > 0u);
-    BOOST_TEST(n_different(x, bits, x.run(whole, 0, true)) == 0u, s.name << ": the graph's bits differ");
-    const auto token = [&](std::size_t i) { return std::span(bits).subspan(i * x.token_bytes(), x.token_bytes()); };
-    // In chunks of odd sizes.
-    std::vector<std::uint8_t> chunked;
-    for (std::uint32_t at = 0, size = 1; at < 700; at += size, size = size % 190 * 3 + 2) {
-      size = std::min(size, 700 - at);
-      const std::vector<std::uint8_t> chunk = x.run({{0, at, size}, {2, 599, 1}});
-      chunked.insert(chunked.end(), chunk.begin(), chunk.begin() + static_cast<std::ptrdiff_t>(size * x.token_bytes()));
-      BOOST_TEST(n_different(x, std::span(chunk).subspan(size * x.token_bytes()), token(933)) == 0u, s.name);
-    }
-    const std::size_t n = n_different(x, std::span(bits).first(700 * x.token_bytes()), chunked);
-    BOOST_TEST(n == 0u, s.name << ": " << n << " of 700 rows differ in chunks");
-    // As decode rows, many of one sequence in one step.
-    std::vector<scene::part> rows;
-    std::vector<std::size_t> tokens;
-    for (std::uint32_t p : {0u, 1u, 14u, 63u, 64u, 300u, 510u, 511u, 512u, 513u, 640u, 699u})
-      rows.push_back({0, p, 1}), tokens.push_back(p);
-    for (std::uint32_t p : {1100u, 1101u, 1151u, 1152u, 1300u, 1332u})
-      rows.push_back({1, p, 1}), tokens.push_back(700 + p - 1100);
-    const std::vector<std::uint8_t> decoded = x.run(rows);
-    for (std::size_t i = 0; i < rows.size(); ++i)
-      BOOST_TEST(
-          n_different(x, std::span(decoded).subspan(i * x.token_bytes(), x.token_bytes()), token(tokens[i])) == 0u,
-          s.name << ": token " << tokens[i] << " differs as a decode row");
+  BOOST_TEST(n_different(x, bits, x.run(whole, 1)) == 0u, s.name << ": bits differ on one multiprocessor");
+  BOOST_TEST(n_different(x, bits, x.run(whole, 1000)) == 0u, s.name << ": bits differ when all is split");
+  BOOST_TEST(x.n_split() > 0u);
+  BOOST_TEST(n_different(x, bits, x.run(whole, 0, true)) == 0u, s.name << ": the graph's bits differ");
+  const auto token = [&](std::size_t i) { return std::span(bits).subspan(i * x.token_bytes(), x.token_bytes()); };
+  // In chunks of odd sizes.
+  std::vector<std::uint8_t> chunked;
+  for (std::uint32_t at = 0, size = 1; at < 700; at += size, size = size % 190 * 3 + 2) {
+    size = std::min(size, 700 - at);
+    const std::vector<std::uint8_t> chunk = x.run({{0, at, size}, {2, 599, 1}});
+    chunked.insert(chunked.end(), chunk.begin(), chunk.begin() + static_cast<std::ptrdiff_t>(size * x.token_bytes()));
+    BOOST_TEST(n_different(x, std::span(chunk).subspan(size * x.token_bytes()), token(933)) == 0u, s.name);
   }
-  BOOST_TEST_MESSAGE("prefill: worst error is " << worst_share << " of its bound");
+  const std::size_t n = n_different(x, std::span(bits).first(700 * x.token_bytes()), chunked);
+  BOOST_TEST(n == 0u, s.name << ": " << n << " of 700 rows differ in chunks");
+  // As decode rows, many of one sequence in one step.
+  std::vector<scene::part> rows;
+  std::vector<std::size_t> tokens;
+  for (std::uint32_t p : {0u, 1u, 14u, 63u, 64u, 300u, 510u, 511u, 512u, 513u, 640u, 699u})
+    rows.push_back({0, p, 1}), tokens.push_back(p);
+  for (std::uint32_t p : {1100u, 1101u, 1151u, 1152u, 1300u, 1332u})
+    rows.push_back({1, p, 1}), tokens.push_back(700 + p - 1100);
+  const std::vector<std::uint8_t> decoded = x.run(rows);
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    BOOST_TEST(n_different(x, std::span(decoded).subspan(i * x.token_bytes(), x.token_bytes()), token(tokens[i])) == 0u,
+               s.name << ": token " << tokens[i] << " differs as a decode row");
 }
 
 BOOST_AUTO_TEST_CASE(a_long_row_split_over_the_card_matches_f64) {
