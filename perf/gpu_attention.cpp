@@ -183,12 +183,18 @@ void measure(const shape& s, int n_sms, double bandwidth) {
       "%3u/%u heads of %3u %-5s %4u rows x %4u at %6u %5u items  %9.1f us  %5.2f TB/s  %5.0f TFLOP/s  %5.1f %%\n",
       s.n_heads, s.n_kv_heads, s.head_dim, s.kv == kv_type::e4m3 ? "e4m3" : "bf16", s.n_rows, s.n_tokens, s.context,
       n_items, us, bytes / us / 1e6, flops / us / 1e6, floor / us * 100);
-  if (n_tokens == 1 && can_attend_one(a)) {
-    const std::uint32_t position_slot_count[3] = {s.context - 1, 0, 1};
-    auto* place = allocate<std::uint32_t>(3);
-    check(cudaMemcpy(place, position_slot_count, sizeof position_slot_count, cudaMemcpyHostToDevice));
-    const double one_us = time([&] { return attention_one(a, place, place + 1, place + 2, stream); });
-    std::printf("  by the kernel for one token %50.1f us  %5.2f TB/s  %20.1f %%\n", one_us, bytes / one_us / 1e6, floor / one_us * 100);
+  if (can_attend_few(a, n_tokens)) {
+    std::vector<std::uint32_t> positions, slots;
+    for (const row_span& r : spans)
+      for (std::uint32_t i = 0; i < r.n_tokens; ++i) positions.push_back(r.position + i), slots.push_back(r.slot);
+    auto* place = allocate<std::uint32_t>(2 * n_tokens + 1);
+    check(cudaMemcpy(place, positions.data(), n_tokens * 4, cudaMemcpyHostToDevice));
+    check(cudaMemcpy(place + n_tokens, slots.data(), n_tokens * 4, cudaMemcpyHostToDevice));
+    check(cudaMemcpy(place + 2 * n_tokens, &n_tokens, 4, cudaMemcpyHostToDevice));
+    const double few_us =
+        time([&] { return attention_few(a, place, place + n_tokens, place + 2 * n_tokens, n_tokens, stream); });
+    std::printf("  by the kernel for few tokens %49.1f us  %5.2f TB/s  %20.1f %%\n", few_us, bytes / few_us / 1e6,
+                floor / few_us * 100);
     check(cudaFree(place));
   }
   std::fflush(stdout);
@@ -214,6 +220,16 @@ int main() {
                                            {32, 8, 128, wide, 1, 8192, 1},
                                            {32, 8, 128, wide, 1, 32768, 1},
                                            {32, 8, 128, wide, 1, 131072, 1},
+                                           {32, 8, 128, wide, 2, 512, 1},
+                                           {32, 8, 128, wide, 4, 512, 1},
+                                           {32, 8, 128, wide, 8, 512, 1},
+                                           {32, 8, 128, wide, 8, 2048, 1},
+                                           {32, 8, 128, wide, 8, 8192, 1},
+                                           {32, 8, 128, wide, 8, 32768, 1},
+                                           {32, 8, 128, wide, 1, 512, 8},
+                                           {32, 8, 128, wide, 1, 8192, 8},
+                                           {64, 8, 128, wide, 8, 512, 1},
+                                           {64, 8, 128, wide, 8, 8192, 1},
                                            {32, 8, 128, wide, 16, 8192, 1},
                                            {32, 8, 128, wide, 20, 8192, 1},
                                            {32, 8, 128, wide, 64, 2048, 1},

@@ -59,11 +59,13 @@ struct attention_args {
 /// else up to head_dim 256 (multiples of 8): plain f32 arithmetic.
 cudaError_t attention(const attention_args&, cudaStream_t);
 
-/// The same for a step of at most one token (*n_tokens), by plain f32 arithmetic that keeps a short context short: its
-/// own order of sums, positions divided among the card's blocks by their number. Takes shape, q, out, type, kv,
-/// page_table, scale and scratch of the arguments; the items are not read. position, slot: of the token, on the device.
-bool can_attend_one(const attention_args&);
-cudaError_t attention_one(const attention_args&, const std::uint32_t* position, const std::uint32_t* slot,
-                          const std::uint32_t* n_tokens, cudaStream_t);
+/// The same for a step of a few tokens (*n_tokens, at most max_tokens), each for itself and by plain f32 arithmetic
+/// that keeps short contexts short: an order of sums of its own, positions divided among the card's blocks by their
+/// number and by max_tokens. Takes shape, q, out, type, kv, page_table, scale and scratch of the arguments; the items
+/// are not read. positions, slots: of each token, on the device.
+inline constexpr std::uint32_t attention_few_tokens = 8;
+bool can_attend_few(const attention_args&, std::uint32_t max_tokens);
+cudaError_t attention_few(const attention_args&, const std::uint32_t* positions, const std::uint32_t* slots,
+                          const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t);
 
 }  // namespace troupe::kernels::gpu

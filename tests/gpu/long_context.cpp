@@ -79,17 +79,21 @@ BOOST_AUTO_TEST_CASE(long_sequences_divided_in_one_step_are_as_alone) {
   }
 }
 
-// Steps of one token attend by a kernel of their own; 64 columns a head, so that it takes them.
-BOOST_AUTO_TEST_CASE(a_token_at_a_time_is_near_over_several_segments) {
+// Steps of few tokens attend by a kernel of their own; 64 columns a head, so that it takes them. Pieces of one
+// sequence, at times with a token of another, shorter one beside.
+BOOST_AUTO_TEST_CASE(a_few_tokens_at_a_time_are_near_over_several_segments) {
   const auto m = made_up();
   driver exact(m, roomy(true)), fast(m, roomy(false));
 
-  const auto ids = ids_of(0);
+  const auto ids = ids_of(0), others = ids_of(1);
   for (backend_driver* d : std::initializer_list<backend_driver*>{&exact, &fast}) {
     d->admit(0, {});
-    for (std::uint32_t at = 0; at < length; at += at % 300 < 40 ? 1 : 260) {  // forty single tokens, then a chunk
-      const std::uint32_t n = std::min(at % 300 < 40 ? 1u : 260u, length - at);
+    d->admit(1, {});
+    std::uint32_t other = 0;
+    for (std::uint32_t at = 0, i = 0, n = 0; at < length; at += n, ++i) {
+      n = std::min(i % 17 < 16 ? 1 + i % 8 : 260u, length - at);
       d->chunk(0, at, std::span(ids).subspan(at, n), model::row_output::logits);
+      if (i % 3 == 0) d->chunk(1, other, std::span(others).subspan(other, 1), model::row_output::none), ++other;
       d->step();
     }
   }

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <boost/test/data/monomorphic.hpp>
+#include <boost/test/data/test_case.hpp>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <numeric>
+#include <ostream>
 
 #include "kernels/gpu/attention_scratch.hpp"
 #include "tests/gpu_kernels/device.hpp"
@@ -30,6 +33,7 @@ struct setting {
   float deviation = 1;  ///< of queries and keys
   float value_deviation = 1;
 };
+std::ostream& operator<<(std::ostream& out, const setting& s) { return out << s.name; }
 
 struct sequence {
   std::uint32_t slot, length;  ///< positions that are stored
@@ -101,23 +105,29 @@ class scene {
     std::uint32_t position, n_tokens;
   };
 
-  /// What runs: a plan of the parts for a card of n_sms, eagerly or by a graph that is replayed.
-  std::vector<std::uint8_t> run(const std::vector<part>& parts, int n_sms = 0, bool graph = false, bool one = false) {
+  /// What runs: a plan of the parts for a card of n_sms, eagerly or by a graph that is replayed. few: attention_few
+  /// with that many tokens at most instead, in the smallest scratch that may be; nothing if it does not take the
+  /// setting.
+  std::vector<std::uint8_t> run(const std::vector<part>& parts, int n_sms = 0, bool graph = false,
+                                std::uint32_t few = 0) {
     const std::uint32_t ld_q = (s_.n_heads + 2 * s_.n_kv_heads) * s_.head_dim;
     const std::size_t size = s_.type == dtype::f32 ? 4 : 2, row = std::size_t{s_.n_heads} * s_.head_dim;
     std::vector<row_span> rows;
     std::uint32_t n_tokens = 0;
+    std::vector<std::uint32_t> positions, slots;
     for (const part& p : parts) {
       rows.push_back({sequences_[p.sequence].slot, p.position, p.n_tokens, n_tokens});
       n_tokens += p.n_tokens;
+      for (std::uint32_t i = 0; i < p.n_tokens; ++i)
+        positions.push_back(p.position + i), slots.push_back(rows.back().slot);
     }
-    const std::uint32_t max_tokens = n_tokens + 5;
+    const std::uint32_t max_tokens = std::max(n_tokens, few) + 5;
     attention_args a{};
     a.shape = {s_.n_heads,
                s_.n_kv_heads,
                s_.head_dim,
-               max_tokens,
-               static_cast<std::uint32_t>(rows.size()) + 2,
+               few ? attention_few_tokens : max_tokens,
+               few ? 1 : static_cast<std::uint32_t>(rows.size()) + 2,
                max_model_len_,
                s_.window,
                static_cast<std::uint32_t>(n_sms ? n_sms : n_sms_)};
@@ -131,7 +141,7 @@ class scene {
     const device_array<std::uint8_t> q_device(encode(s_.type, q));
     const device_array<std::uint8_t> out(max_tokens * row * size);
     std::vector<attention_item> items;
-    plan_attention(a.shape, rows, items);
+    if (!few) plan_attention(a.shape, rows, items);
     BOOST_REQUIRE_LE(items.size(), max_attention_items(a.shape));
     n_split_ = static_cast<std::size_t>(
         std::count_if(items.begin(), items.end(), [](const attention_item& i) { return i.n_parts > 1; }));
@@ -158,14 +168,16 @@ class scene {
     a.scale = scale();
     a.soft_cap = s_.soft_cap;
     a.sinks = s_.sinks ? sinks_device_->get() : nullptr;
-    a.items = items_device.get();
-    a.n_items = n_items.get();
+    a.items = few ? nullptr : items_device.get();
+    a.n_items = few ? nullptr : n_items.get();
     a.scratch = scratch.get();
-    if (one && !can_attend_one(a)) return {};
-    const device_array<std::uint32_t> place(
-        std::vector<std::uint32_t>{parts.empty() ? 0 : parts[0].position, rows.empty() ? 0 : rows[0].slot, n_tokens});
+    if (few && !can_attend_few(a, few)) return {};
+    device_array<std::uint32_t> positions_device(max_tokens), slots_device(max_tokens);  // 0xffffffff past the tokens
+    positions_device.put(positions);
+    slots_device.put(slots);
+    const device_array<std::uint32_t> count(std::vector<std::uint32_t>{n_tokens});
     const auto compute = [&](cudaStream_t s) {
-      return one ? attention_one(a, place.get(), place.get() + 1, place.get() + 2, s) : attention(a, s);
+      return few ? attention_few(a, positions_device, slots_device, count, few, s) : attention(a, s);
     };
     cudaStream_t stream;
     check(cudaStreamCreate(&stream));
@@ -349,79 +361,83 @@ const std::vector<setting> settings{
     {"plain f16 over bf16 128", dtype::f16, kv_type::bf16, 4, 2, 128},
 };
 
+/// What attention_few takes: those above and some for it alone.
+std::vector<setting> settings_of_few() {
+  std::vector<setting> out{{"bf16 128 group 8, window 100", dtype::bf16, kv_type::bf16, 8, 1, 128, 100},
+                           {"bf16 128 group 8", dtype::bf16, kv_type::bf16, 8, 1, 128},
+                           {"bf16 64 group 8", dtype::bf16, kv_type::bf16, 16, 2, 64},
+                           {"f16 128 group 3", dtype::f16, kv_type::f16, 6, 2, 128},
+                           {"f16 64 group 4, window 1000", dtype::f16, kv_type::f16, 8, 2, 64, 1000}};
+  for (const setting& s : settings)
+    if ((s.head_dim == 64 || s.head_dim == 128) && s.type != dtype::f32 && s.soft_cap == 0 && !s.sinks &&
+        s.kv == (s.type == dtype::f16 ? kv_type::f16 : kv_type::bf16) && s.n_heads / s.n_kv_heads <= 4)
+      out.push_back(s);
+  return out;
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(attention_kernels)
 
-BOOST_AUTO_TEST_CASE(decode_rows_of_all_lengths_match_f64) {
-  double worst_share = 0;
-  for (const setting& s : settings) {
-    std::vector<sequence> sequences;
-    std::vector<scene::part> parts;
-    for (std::uint32_t length : {1u, 2u, 15u, 16u, 17u, 64u, 65u, 127u, 511u, 512u, 513u, 577u, 1025u, 2100u}) {
-      parts.push_back({sequences.size(), length - 1, 1});
-      sequences.push_back({static_cast<std::uint32_t>(2 * sequences.size() + 1), length, length - 1});
-    }
-    scene x(s, sequences, 1);
-    const std::vector<std::uint8_t> bits = x.run(parts);
-    const double error = worst_error(x, parts, bits, 100);
-    BOOST_TEST(error <= bound_of(s.type), s.name << ": relative error " << error);
-    worst_share = std::max(worst_share, error / bound_of(s.type));
-    // The same by a graph, on a card of one and of 1000 multiprocessors (other splits), and one row at a time.
-    BOOST_TEST(n_different(x, bits, x.run(parts, 0, true)) == 0u, s.name << ": the graph's bits differ");
-    BOOST_TEST(n_different(x, bits, x.run(parts, 1)) == 0u, s.name << ": unsplit bits differ");
-    BOOST_TEST(x.n_split() == 0u);
-    BOOST_TEST(n_different(x, bits, x.run(parts, 1000)) == 0u, s.name << ": bits differ when all is split");
-    for (std::size_t i : {3u, 8u, 13u}) {
-      const std::vector<std::uint8_t> alone = x.run({parts[i]});
-      BOOST_TEST(n_different(x, alone, std::span(bits).subspan(i * x.token_bytes(), x.token_bytes())) == 0u,
-                 s.name << ": row " << i << " alone differs");
-    }
+BOOST_DATA_TEST_CASE(decode_rows_of_all_lengths_match_f64, boost::unit_test::data::make(settings), s) {
+  std::vector<sequence> sequences;
+  std::vector<scene::part> parts;
+  for (std::uint32_t length : {1u, 2u, 15u, 16u, 17u, 64u, 65u, 127u, 511u, 512u, 513u, 577u, 1025u, 2100u}) {
+    parts.push_back({sequences.size(), length - 1, 1});
+    sequences.push_back({static_cast<std::uint32_t>(2 * sequences.size() + 1), length, length - 1});
   }
-  BOOST_TEST_MESSAGE("decode: worst error is " << worst_share << " of its bound");
+  scene x(s, sequences, 1);
+  const std::vector<std::uint8_t> bits = x.run(parts);
+  const double error = worst_error(x, parts, bits, 100);
+  BOOST_TEST(error <= bound_of(s.type), s.name << ": relative error " << error);
+  BOOST_TEST_MESSAGE(s.name << ": error is " << error / bound_of(s.type) << " of its bound");
+  // The same by a graph, on a card of one and of 1000 multiprocessors (other splits), and one row at a time.
+  BOOST_TEST(n_different(x, bits, x.run(parts, 0, true)) == 0u, s.name << ": the graph's bits differ");
+  BOOST_TEST(n_different(x, bits, x.run(parts, 1)) == 0u, s.name << ": unsplit bits differ");
+  BOOST_TEST(x.n_split() == 0u);
+  BOOST_TEST(n_different(x, bits, x.run(parts, 1000)) == 0u, s.name << ": bits differ when all is split");
+  for (std::size_t i : {3u, 8u, 13u}) {
+    const std::vector<std::uint8_t> alone = x.run({parts[i]});
+    BOOST_TEST(n_different(x, alone, std::span(bits).subspan(i * x.token_bytes(), x.token_bytes())) == 0u,
+               s.name << ": row " << i << " alone differs");
+  }
 }
 
-BOOST_AUTO_TEST_CASE(prefill_matches_f64_and_decode_bit_for_bit) {
-  double worst_share = 0;
-  for (const setting& s : settings) {
-    // One sequence from its start, one in the middle (whose earlier pages a window may have freed), a decode row
-    // beside.
-    scene x(s, {{0, 700, 0}, {4, 1333, 1100}, {2, 600, 599}}, 2);
-    const std::vector<scene::part> whole{{0, 0, 700}, {1, 1100, 233}, {2, 599, 1}};
-    const std::vector<std::uint8_t> bits = x.run(whole);
-    const double error = worst_error(x, whole, bits, 24);
-    BOOST_TEST(error <= bound_of(s.type), s.name << ": relative error " << error);
-    worst_share = std::max(worst_share, error / bound_of(s.type));
+BOOST_DATA_TEST_CASE(prefill_matches_f64_and_decode_bit_for_bit, boost::unit_test::data::make(settings), s) {
+  // One sequence from its start, one in the middle (whose earlier pages a window may have freed), a decode row beside.
+  scene x(s, {{0, 700, 0}, {4, 1333, 1100}, {2, 600, 599}}, 2);
+  const std::vector<scene::part> whole{{0, 0, 700}, {1, 1100, 233}, {2, 599, 1}};
+  const std::vector<std::uint8_t> bits = x.run(whole);
+  const double error = worst_error(x, whole, bits, 24);
+  BOOST_TEST(error <= bound_of(s.type), s.name << ": relative error " << error);
+  BOOST_TEST_MESSAGE(s.name << ": error is " << error / bound_of(s.type) << " of its bound");
 
-    BOOST_TEST(n_different(x, bits, x.run(whole, 1)) == 0u, s.name << ": bits differ on one multiprocessor");
-    BOOST_TEST(n_different(x, bits, x.run(whole, 1000)) == 0u, s.name << ": bits differ when all is split");
-    BOOST_TEST(x.n_split() > 0u);
-    BOOST_TEST(n_different(x, bits, x.run(whole, 0, true)) == 0u, s.name << ": the graph's bits differ");
-    const auto token = [&](std::size_t i) { return std::span(bits).subspan(i * x.token_bytes(), x.token_bytes()); };
-    // In chunks of odd sizes.
-    std::vector<std::uint8_t> chunked;
-    for (std::uint32_t at = 0, size = 1; at < 700; at += size, size = size % 190 * 3 + 2) {
-      size = std::min(size, 700 - at);
-      const std::vector<std::uint8_t> chunk = x.run({{0, at, size}, {2, 599, 1}});
-      chunked.insert(chunked.end(), chunk.begin(), chunk.begin() + static_cast<std::ptrdiff_t>(size * x.token_bytes()));
-      BOOST_TEST(n_different(x, std::span(chunk).subspan(size * x.token_bytes()), token(933)) == 0u, s.name);
-    }
-    const std::size_t n = n_different(x, std::span(bits).first(700 * x.token_bytes()), chunked);
-    BOOST_TEST(n == 0u, s.name << ": " << n << " of 700 rows differ in chunks");
-    // As decode rows, many of one sequence in one step.
-    std::vector<scene::part> rows;
-    std::vector<std::size_t> tokens;
-    for (std::uint32_t p : {0u, 1u, 14u, 63u, 64u, 300u, 510u, 511u, 512u, 513u, 640u, 699u})
-      rows.push_back({0, p, 1}), tokens.push_back(p);
-    for (std::uint32_t p : {1100u, 1101u, 1151u, 1152u, 1300u, 1332u})
-      rows.push_back({1, p, 1}), tokens.push_back(700 + p - 1100);
-    const std::vector<std::uint8_t> decoded = x.run(rows);
-    for (std::size_t i = 0; i < rows.size(); ++i)
-      BOOST_TEST(
-          n_different(x, std::span(decoded).subspan(i * x.token_bytes(), x.token_bytes()), token(tokens[i])) == 0u,
-          s.name << ": token " << tokens[i] << " differs as a decode row");
+  BOOST_TEST(n_different(x, bits, x.run(whole, 1)) == 0u, s.name << ": bits differ on one multiprocessor");
+  BOOST_TEST(n_different(x, bits, x.run(whole, 1000)) == 0u, s.name << ": bits differ when all is split");
+  BOOST_TEST(x.n_split() > 0u);
+  BOOST_TEST(n_different(x, bits, x.run(whole, 0, true)) == 0u, s.name << ": the graph's bits differ");
+  const auto token = [&](std::size_t i) { return std::span(bits).subspan(i * x.token_bytes(), x.token_bytes()); };
+  // In chunks of odd sizes.
+  std::vector<std::uint8_t> chunked;
+  for (std::uint32_t at = 0, size = 1; at < 700; at += size, size = size % 190 * 3 + 2) {
+    size = std::min(size, 700 - at);
+    const std::vector<std::uint8_t> chunk = x.run({{0, at, size}, {2, 599, 1}});
+    chunked.insert(chunked.end(), chunk.begin(), chunk.begin() + static_cast<std::ptrdiff_t>(size * x.token_bytes()));
+    BOOST_TEST(n_different(x, std::span(chunk).subspan(size * x.token_bytes()), token(933)) == 0u, s.name);
   }
-  BOOST_TEST_MESSAGE("prefill: worst error is " << worst_share << " of its bound");
+  const std::size_t n = n_different(x, std::span(bits).first(700 * x.token_bytes()), chunked);
+  BOOST_TEST(n == 0u, s.name << ": " << n << " of 700 rows differ in chunks");
+  // As decode rows, many of one sequence in one step.
+  std::vector<scene::part> rows;
+  std::vector<std::size_t> tokens;
+  for (std::uint32_t p : {0u, 1u, 14u, 63u, 64u, 300u, 510u, 511u, 512u, 513u, 640u, 699u})
+    rows.push_back({0, p, 1}), tokens.push_back(p);
+  for (std::uint32_t p : {1100u, 1101u, 1151u, 1152u, 1300u, 1332u})
+    rows.push_back({1, p, 1}), tokens.push_back(700 + p - 1100);
+  const std::vector<std::uint8_t> decoded = x.run(rows);
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    BOOST_TEST(n_different(x, std::span(decoded).subspan(i * x.token_bytes(), x.token_bytes()), token(tokens[i])) == 0u,
+               s.name << ": token " << tokens[i] << " differs as a decode row");
 }
 
 BOOST_AUTO_TEST_CASE(a_long_row_split_over_the_card_matches_f64) {
@@ -443,41 +459,54 @@ BOOST_AUTO_TEST_CASE(a_long_row_split_over_the_card_matches_f64) {
   BOOST_TEST_MESSAGE("long rows: worst error is " << worst_share << " of its bound");
 }
 
-// A step of one token has a kernel of its own: short contexts, parts of blocks, windows, and one that is replayed.
-BOOST_AUTO_TEST_CASE(a_single_token_matches_f64) {
-  double worst_share = 0;
-  std::size_t n_settings = 0;
-  std::vector<setting> all = settings;
-  all.push_back({"bf16 128 group 8, window 100", dtype::bf16, kv_type::bf16, 8, 1, 128, 100});
-  all.push_back({"f16 64 group 4, window 1000", dtype::f16, kv_type::f16, 8, 2, 64, 1000});
-  for (const setting& s : all) {
-    scene x(s, {{0, 5, 0}, {2, 700, 0}, {1, 5000, 4990}}, 5);
-    if (x.run({{0, 4, 1}}, 0, false, true).empty()) continue;
-    ++n_settings;
-    for (const scene::part& p : std::vector<scene::part>{{0, 0, 1},
-                                                         {0, 4, 1},
-                                                         {1, 15, 1},
-                                                         {1, 16, 1},
-                                                         {1, 63, 1},
-                                                         {1, 64, 1},
-                                                         {1, 127, 1},
-                                                         {1, 128, 1},
-                                                         {1, 511, 1},
-                                                         {1, 699, 1},
-                                                         {2, 4990, 1},
-                                                         {2, 4999, 1}}) {
-      const std::vector<std::uint8_t> bits = x.run({p}, 0, false, true);
-      const double error = worst_error(x, {p}, bits, 1);
-      BOOST_TEST(error <= bound_of(s.type), s.name << " at " << p.position << ": relative error " << error);
-      worst_share = std::max(worst_share, error / bound_of(s.type));
-      BOOST_TEST(n_different(x, bits, x.run({p}, 0, true, true)) == 0u,
-                 s.name << " at " << p.position << ": a graph differs");
-      BOOST_TEST(worst_error(x, {p}, x.run({p}, 3, false, true), 1) <= bound_of(s.type), s.name << ": few blocks");
+// Steps of few tokens have a kernel of their own: short contexts, parts of blocks, windows, and one that is replayed.
+BOOST_DATA_TEST_CASE(a_few_tokens_match_f64, boost::unit_test::data::make(settings_of_few()), s) {
+  scene x(s, {{0, 5, 0}, {2, 700, 0}, {1, 5000, 4990}, {5, 1, 0}}, 5);
+  BOOST_TEST_REQUIRE(!x.run({{0, 4, 1}}, 0, false, 1).empty());
+  double worst = 0;
+  const auto near = [&](const std::vector<scene::part>& parts, std::span<const std::uint8_t> bits, const char* what) {
+    const double error = worst_error(x, parts, bits, attention_few_tokens);
+    BOOST_TEST(error <= bound_of(s.type), what << ": relative error " << error);
+    worst = std::max(worst, error / bound_of(s.type));
+  };
+  using parts = std::vector<scene::part>;
+  for (std::uint32_t p : {0u, 15u, 16u, 63u, 64u, 127u, 128u, 511u, 699u})
+    near({{1, p, 1}}, x.run({{1, p, 1}}, 0, false, 1), "alone");
+  // Of different sequences and lengths, consecutive of one, the last position beside the first; then with *n_tokens
+  // below max_tokens.
+  const std::vector<parts> steps{{{2, 4999, 1}},
+                                 {{0, 4, 1}, {1, 699, 1}},
+                                 {{1, 62, 3}},
+                                 {{3, 0, 1}, {2, 4990, 1}, {1, 300, 1}, {0, 0, 1}},
+                                 {{2, 4995, 5}},
+                                 {{1, 0, 6}},
+                                 {{1, 126, 2}, {2, 4992, 4}, {0, 1, 1}},
+                                 {{1, 510, 3}, {0, 3, 1}, {2, 4999, 1}, {1, 63, 1}, {3, 0, 1}, {1, 128, 1}},
+                                 {{2, 4992, 8}}};
+  for (const parts& step : steps) {
+    std::uint32_t n = 0;
+    for (const scene::part& p : step) n += p.n_tokens;
+    for (std::uint32_t most = n; most <= attention_few_tokens; ++most) {
+      BOOST_TEST_CONTEXT(n << " tokens of at most " << most << ", the first at " << step[0].position) {
+        const std::vector<std::uint8_t> bits = x.run(step, 0, false, most);
+        if (most == n || most == attention_few_tokens) near(step, bits, "together");
+        BOOST_TEST(n_different(x, bits, x.run(step, 0, true, most)) == 0u, "a graph differs");
+        // A row's bits are its own, whatever tokens are beside it and whichever place it has.
+        std::size_t token = 0;
+        for (const scene::part& p : step)
+          for (std::uint32_t i = 0; i < p.n_tokens; ++i, ++token)
+            if (most == n || most == attention_few_tokens)
+              BOOST_TEST(n_different(x, x.run({{p.sequence, p.position + i, 1}}, 0, false, most),
+                                     std::span(bits).subspan(token * x.token_bytes(), x.token_bytes())) == 0u,
+                         "token " << token << " differs alone");
+      }
     }
-    BOOST_TEST(x.run({}, 0, false, true).empty());
+    near(step, x.run(step, 3, false, attention_few_tokens), "on few multiprocessors");
+    near(step, x.run(step, 1000, false, attention_few_tokens), "on many multiprocessors");
   }
-  BOOST_TEST(n_settings >= 6u);
-  BOOST_TEST_MESSAGE("a single token: worst error is " << worst_share << " of its bound");
+  BOOST_TEST(x.run({}, 0, false, 1).empty());
+  BOOST_TEST(x.run({}, 0, false, attention_few_tokens).empty());
+  BOOST_TEST_MESSAGE(s.name << ": worst error is " << worst << " of its bound");
 }
 
 BOOST_AUTO_TEST_CASE(nothing_is_done_without_items) {
@@ -493,6 +522,12 @@ BOOST_AUTO_TEST_CASE(impossible_shapes_are_refused) {
   a.shape = {4, 2, 260, 8, 8, 100, 0, 132};
   a.kv.n_kv_heads = 2, a.kv.head_dim = 260;
   BOOST_TEST(attention(a, nullptr) == cudaErrorInvalidValue);
+  a.shape = {4, 2, 64, 8, 8, 100, 0, 132};
+  a.kv.n_kv_heads = 2, a.kv.head_dim = 64;
+  a.type = dtype::bf16, a.kv.type = kv_type::bf16, a.ld_q = 512;
+  BOOST_TEST(can_attend_few(a, attention_few_tokens));
+  BOOST_TEST(attention_few(a, nullptr, nullptr, nullptr, attention_few_tokens + 1, nullptr) == cudaErrorInvalidValue);
+  BOOST_TEST(attention_few(a, nullptr, nullptr, nullptr, 0, nullptr) == cudaErrorInvalidValue);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -50,12 +50,13 @@ struct running {
   }
 };
 
-/// Block (h, s): the query heads of KV head h, part s of the positions. HeadDim / 8 lanes hold a row of keys or values;
-/// a pass brings 64 rows of each into registers, all at once, so that a short context costs one trip to memory. The
-/// block that ends last adds the parts up. Bytes: keys and values once.
+/// Block (h, s, t): the query heads of KV head h, part s of the positions that token t sees. HeadDim / 8 lanes hold a
+/// row of keys or values; a pass brings 64 rows of each into registers, all at once, so that a short context costs one
+/// trip to memory. The block that ends last adds the token's parts up. Token t has the partial rows from t * splits *
+/// group of each KV head and the counters of the first of them. Bytes: keys and values once per token.
 template <class T, int HeadDim, int group>
 __global__ void __launch_bounds__(threads)
-    one_kernel(const __grid_constant__ attention_args a, const __grid_constant__ attention_scratch scratch,
+    few_kernel(const __grid_constant__ attention_args a, const __grid_constant__ attention_scratch scratch,
                const std::uint32_t* positions, const std::uint32_t* slots, const std::uint32_t* n_tokens) {
   constexpr int lanes = HeadDim / 8, rows = 32 / lanes, turns = pass / (warps * rows);
   constexpr std::uint32_t per_warp = pass / warps;
@@ -63,8 +64,9 @@ __global__ void __launch_bounds__(threads)
   __shared__ bool is_last;
   let_next_start();
   wait_for_previous();
-  if (*n_tokens == 0) return;
-  const std::uint32_t position = positions[0], slot = slots[0];
+  const std::uint32_t token = blockIdx.z;
+  if (token >= *n_tokens) return;
+  const std::uint32_t position = positions[token], slot = slots[token];
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / lanes, part = lane % lanes;
   const std::uint32_t kv_head = blockIdx.x, n_kv = a.shape.n_kv_heads;
   const std::uint32_t oldest = oldest_seen(position, a.shape.window), first = oldest / page_tokens * page_tokens;
@@ -83,7 +85,7 @@ __global__ void __launch_bounds__(threads)
   float q[group][8];
 #pragma unroll
   for (int g = 0; g < group; ++g) {
-    const auto* from = static_cast<const T*>(a.q) + (kv_head * group + g) * HeadDim;
+    const auto* from = static_cast<const T*>(a.q) + std::size_t{token} * a.ld_q + (kv_head * group + g) * HeadDim;
     spread<T>(q[g], reinterpret_cast<const uint4*>(from)[part]);
 #pragma unroll
     for (int j = 0; j < 8; ++j) q[g][j] *= a.scale * log2_e;
@@ -158,8 +160,9 @@ __global__ void __launch_bounds__(threads)
   __syncthreads();
 
   // Thread i: columns i, i + threads and so on of the group's rows.
-  const std::size_t own = std::size_t{kv_head} * scratch.partial_rows;
-  T* const out = static_cast<T*>(a.out) + kv_head * group * HeadDim;
+  const std::uint32_t partial = token * gridDim.y * group;
+  const std::size_t own = std::size_t{kv_head} * scratch.partial_rows + partial;
+  T* const out = static_cast<T*>(a.out) + (std::size_t{token} * n_kv + kv_head) * group * HeadDim;
   for (std::uint32_t i = threadIdx.x; i < group * HeadDim; i += threads) {
     const std::uint32_t g = i / HeadDim, column = i % HeadDim;
     float top = -INFINITY, sum = 0.0f, value = 0.0f;
@@ -183,8 +186,9 @@ __global__ void __launch_bounds__(threads)
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    is_last = atomicAdd(scratch.counters + kv_head, 1u) + 1 == n_parts;
-    if (is_last) scratch.counters[kv_head] = 0;
+    std::uint32_t* const counter = scratch.counters + std::size_t{partial} * n_kv + kv_head;
+    is_last = atomicAdd(counter, 1u) + 1 == n_parts;
+    if (is_last) *counter = 0;
   }
   __syncthreads();
   if (!is_last) return;
@@ -204,27 +208,33 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
+/// Parts that the positions of each of max_tokens tokens are divided among: two blocks for an SM, and partial rows for
+/// all. Not of the tokens there are, so that a graph has the grid, and each row the sums, of an eager step of its size.
+std::uint32_t splits_of(const attention_shape& s, std::uint32_t max_tokens) {
+  const std::uint32_t wanted = 2 * s.n_sms / (s.n_kv_heads * max_tokens);
+  const std::uint32_t room = attention_partial_rows(s) / (attention_group(s) * max_tokens);
+  return std::max(1u, std::min({most_splits, wanted, room}));  // one leaves nothing in the scratch
+}
+
 template <class T, int HeadDim>
 cudaError_t launch(const attention_args& a, const std::uint32_t* positions, const std::uint32_t* slots,
-                   const std::uint32_t* n_tokens, cudaStream_t stream) {
-  const std::uint32_t group = attention_group(a.shape);
-  const std::uint32_t n_splits = std::min(
-      {most_splits, std::max(1u, 2 * a.shape.n_sms / a.shape.n_kv_heads), attention_partial_rows(a.shape) / group});
+                   const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t stream) {
+  const dim3 grid(a.shape.n_kv_heads, splits_of(a.shape, max_tokens), max_tokens);
   const auto run = [&](auto kernel) {
-    return launch_dependent(kernel, dim3(a.shape.n_kv_heads, n_splits), threads, 0, stream, a,
-                            view_attention_scratch(a), positions, slots, n_tokens);
+    return launch_dependent(kernel, grid, threads, 0, stream, a, view_attention_scratch(a), positions, slots, n_tokens);
   };
+  const std::uint32_t group = attention_group(a.shape);
   switch (group) {
     case 1:
-      return run(one_kernel<T, HeadDim, 1>);
+      return run(few_kernel<T, HeadDim, 1>);
     case 2:
-      return run(one_kernel<T, HeadDim, 2>);
+      return run(few_kernel<T, HeadDim, 2>);
     case 3:
-      return run(one_kernel<T, HeadDim, 3>);
+      return run(few_kernel<T, HeadDim, 3>);
     case 4:
-      return run(one_kernel<T, HeadDim, 4>);
+      return run(few_kernel<T, HeadDim, 4>);
     case 8:
-      return run(one_kernel<T, HeadDim, 8>);
+      return run(few_kernel<T, HeadDim, 8>);
     default:
       return cudaErrorInvalidValue;
   }
@@ -232,21 +242,21 @@ cudaError_t launch(const attention_args& a, const std::uint32_t* positions, cons
 
 }  // namespace
 
-bool can_attend_one(const attention_args& a) {
+bool can_attend_few(const attention_args& a, std::uint32_t max_tokens) {
   const std::uint32_t group = a.shape.n_kv_heads ? attention_group(a.shape) : 0;
   const bool same =
       (a.type == dtype::bf16 && a.kv.type == kv_type::bf16) || (a.type == dtype::f16 && a.kv.type == kv_type::f16);
-  return same && (a.shape.head_dim == 64 || a.shape.head_dim == 128) && ((group >= 1 && group <= 4) || group == 8) &&
-         group * a.shape.n_kv_heads == a.shape.n_heads && a.soft_cap == 0 && a.sinks == nullptr &&
-         attention_partial_rows(a.shape) >= group;
+  return max_tokens >= 1 && max_tokens <= attention_few_tokens && same &&
+         (a.shape.head_dim == 64 || a.shape.head_dim == 128) && ((group >= 1 && group <= 4) || group == 8) &&
+         group * a.shape.n_kv_heads == a.shape.n_heads && a.ld_q % 8 == 0 && a.soft_cap == 0 && a.sinks == nullptr;
 }
 
-cudaError_t attention_one(const attention_args& a, const std::uint32_t* position, const std::uint32_t* slot,
-                          const std::uint32_t* n_tokens, cudaStream_t stream) {
-  if (!can_attend_one(a)) return cudaErrorInvalidValue;
+cudaError_t attention_few(const attention_args& a, const std::uint32_t* positions, const std::uint32_t* slots,
+                          const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t stream) {
+  if (!can_attend_few(a, max_tokens)) return cudaErrorInvalidValue;
   const auto with_dim = [&]<class T>() {
-    return a.shape.head_dim == 64 ? launch<T, 64>(a, position, slot, n_tokens, stream)
-                                  : launch<T, 128>(a, position, slot, n_tokens, stream);
+    return a.shape.head_dim == 64 ? launch<T, 64>(a, positions, slots, n_tokens, max_tokens, stream)
+                                  : launch<T, 128>(a, positions, slots, n_tokens, max_tokens, stream);
   };
   return a.type == dtype::f16 ? with_dim.template operator()<__half>() : with_dim.template operator()<__nv_bfloat16>();
 }
