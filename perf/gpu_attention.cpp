@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "kernels/gpu/attention_scratch.hpp"
@@ -103,6 +104,7 @@ struct shape {
   std::uint32_t n_heads, n_kv_heads, head_dim;
   kv_type kv;
   std::uint32_t n_rows, context, n_tokens;  ///< rows of n_tokens queries each, the last at position context - 1
+  std::uint32_t others = 0;                 ///< not 0: the context of all rows but the first
 };
 
 void measure(const shape& s, int n_sms, double bandwidth) {
@@ -151,7 +153,9 @@ void measure(const shape& s, int n_sms, double bandwidth) {
   check(cudaMemcpy(table_device, table.data(), n_pages * 4, cudaMemcpyHostToDevice));
   a.page_table = table_device;
   std::vector<row_span> spans;
-  for (std::uint32_t r = 0; r < s.n_rows; ++r) spans.push_back({r, s.context - s.n_tokens, s.n_tokens, r * s.n_tokens});
+  const auto context_of = [&s](std::uint32_t r) { return r > 0 && s.others ? s.others : s.context; };
+  for (std::uint32_t r = 0; r < s.n_rows; ++r)
+    spans.push_back({r, context_of(r) - s.n_tokens, s.n_tokens, r * s.n_tokens});
   std::vector<attention_item> items;
   plan_attention(a.shape, spans, items);
   const auto n_items = static_cast<std::uint32_t>(items.size());
@@ -175,20 +179,25 @@ void measure(const shape& s, int n_sms, double bandwidth) {
   };
   const double us = time([&] { return attention(a, stream); });
   const double scale_bytes = s.kv == kv_type::e4m3 ? 4 : 0;
-  const double bytes = 2.0 * s.n_rows * s.context * s.n_kv_heads * (s.head_dim * kv_element_bytes(s.kv) + scale_bytes);
-  const double pairs = (s.context - s.n_tokens) * static_cast<double>(s.n_tokens) + s.n_tokens * (s.n_tokens + 1.0) / 2;
-  const double flops = 4.0 * s.n_rows * pairs * s.n_heads * s.head_dim;
+  double positions = 0, pairs = 0;
+  for (std::uint32_t r = 0; r < s.n_rows; ++r) {
+    positions += context_of(r);
+    pairs += (context_of(r) - s.n_tokens) * static_cast<double>(s.n_tokens) + s.n_tokens * (s.n_tokens + 1.0) / 2;
+  }
+  const double bytes = 2.0 * positions * s.n_kv_heads * (s.head_dim * kv_element_bytes(s.kv) + scale_bytes);
+  const double flops = 4.0 * pairs * s.n_heads * s.head_dim;
   const double floor = std::max(bytes / bandwidth, flops / 680e12) * 1e6;
   std::printf(
-      "%3u/%u heads of %3u %-5s %4u rows x %4u at %6u %5u items  %9.1f us  %5.2f TB/s  %5.0f TFLOP/s  %5.1f %%\n",
+      "%3u/%u heads of %3u %-5s %4u rows x %4u at %6u%s %5u items  %9.1f us  %5.2f TB/s  %5.0f TFLOP/s  %5.1f %%\n",
       s.n_heads, s.n_kv_heads, s.head_dim, s.kv == kv_type::e4m3 ? "e4m3" : "bf16", s.n_rows, s.n_tokens, s.context,
-      n_items, us, bytes / us / 1e6, flops / us / 1e6, floor / us * 100);
+      s.others ? (" and " + std::to_string(s.others)).c_str() : "", n_items, us, bytes / us / 1e6, flops / us / 1e6,
+      floor / us * 100);
   if (can_attend_few(a, n_tokens)) {
-    std::vector<std::uint32_t> positions, slots;
+    std::vector<std::uint32_t> at, slots;
     for (const row_span& r : spans)
-      for (std::uint32_t i = 0; i < r.n_tokens; ++i) positions.push_back(r.position + i), slots.push_back(r.slot);
+      for (std::uint32_t i = 0; i < r.n_tokens; ++i) at.push_back(r.position + i), slots.push_back(r.slot);
     auto* place = allocate<std::uint32_t>(2 * n_tokens + 1);
-    check(cudaMemcpy(place, positions.data(), n_tokens * 4, cudaMemcpyHostToDevice));
+    check(cudaMemcpy(place, at.data(), n_tokens * 4, cudaMemcpyHostToDevice));
     check(cudaMemcpy(place + n_tokens, slots.data(), n_tokens * 4, cudaMemcpyHostToDevice));
     check(cudaMemcpy(place + 2 * n_tokens, &n_tokens, 4, cudaMemcpyHostToDevice));
     const double few_us =
@@ -226,6 +235,8 @@ int main() {
                                            {32, 8, 128, wide, 8, 2048, 1},
                                            {32, 8, 128, wide, 8, 8192, 1},
                                            {32, 8, 128, wide, 8, 32768, 1},
+                                           {32, 8, 128, wide, 8, 32768, 1, 512},
+                                           {32, 8, 128, wide, 2, 32768, 1, 512},
                                            {32, 8, 128, wide, 1, 512, 8},
                                            {32, 8, 128, wide, 1, 8192, 8},
                                            {64, 8, 128, wide, 8, 512, 1},

@@ -63,8 +63,12 @@ cudaError_t attention(const attention_args&, cudaStream_t);
 /// that keeps short contexts short: an order of sums of its own, positions divided among the card's blocks by their
 /// number and by max_tokens. Takes shape, q, out, type, kv, page_table, scale and scratch of the arguments; the items
 /// are not read. positions, slots: of each token, on the device.
-inline constexpr std::uint32_t attention_few_tokens = 8;
+inline constexpr std::uint32_t attention_few_tokens = 4;
 bool can_attend_few(const attention_args&, std::uint32_t max_tokens);
+/// Whether it is the faster of the two: many queries per KV head are what tensor cores are for (perf_gpu_attention).
+constexpr bool attention_few_pays(const attention_shape& s, std::uint32_t max_tokens) {
+  return max_tokens == 1 || s.n_heads <= 4 * s.n_kv_heads;
+}
 cudaError_t attention_few(const attention_args&, const std::uint32_t* positions, const std::uint32_t* slots,
                           const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t);
 

@@ -9,6 +9,7 @@ namespace {
 constexpr std::uint32_t warps = 8, threads = 32 * warps;
 constexpr std::uint32_t pass = 64;         ///< positions that a block takes at once
 constexpr std::uint32_t most_splits = 64;  ///< of a KV head's positions among blocks
+constexpr std::uint32_t least_splits = 16;
 
 template <class T>
 __device__ void spread(float (&x)[8], const uint4& packet) {
@@ -64,17 +65,18 @@ __global__ void __launch_bounds__(threads)
   __shared__ bool is_last;
   let_next_start();
   wait_for_previous();
-  const std::uint32_t token = blockIdx.z;
+  const std::uint32_t token = blockIdx.y, split = blockIdx.z, n_splits = gridDim.z;
   if (token >= *n_tokens) return;
   const std::uint32_t position = positions[token], slot = slots[token];
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / lanes, part = lane % lanes;
   const std::uint32_t kv_head = blockIdx.x, n_kv = a.shape.n_kv_heads;
   const std::uint32_t oldest = oldest_seen(position, a.shape.window), first = oldest / page_tokens * page_tokens;
   const std::uint32_t n = position + 1 - first;
-  const std::uint32_t length = ((n + gridDim.y - 1) / gridDim.y + pass - 1) / pass * pass;
+  // The more tokens share the card, the longer a part is at least: they fill it without dividing short contexts.
+  const std::uint32_t length = max(((n + n_splits - 1) / n_splits + pass - 1) / pass, max(1u, gridDim.y / 2)) * pass;
   const std::uint32_t n_parts = (n + length - 1) / length;
-  if (blockIdx.y >= n_parts) return;
-  const std::uint32_t begin = first + blockIdx.y * length, end = min(begin + length, position + 1);
+  if (split >= n_parts) return;
+  const std::uint32_t begin = first + split * length, end = min(begin + length, position + 1);
 
   const std::uint32_t* const table = a.page_table + std::uint64_t{slot} * a.table_pages;
   const auto page_of = [&](std::uint32_t base) {  // of the positions of this warp in the pass that begins there
@@ -160,7 +162,7 @@ __global__ void __launch_bounds__(threads)
   __syncthreads();
 
   // Thread i: columns i, i + threads and so on of the group's rows.
-  const std::uint32_t partial = token * gridDim.y * group;
+  const std::uint32_t partial = token * n_splits * group;
   const std::size_t own = std::size_t{kv_head} * scratch.partial_rows + partial;
   T* const out = static_cast<T*>(a.out) + (std::size_t{token} * n_kv + kv_head) * group * HeadDim;
   for (std::uint32_t i = threadIdx.x; i < group * HeadDim; i += threads) {
@@ -178,7 +180,7 @@ __global__ void __launch_bounds__(threads)
       out[i] = element<T>::put(__fdiv_rn(value, sum));
       continue;
     }
-    const std::size_t at = own + blockIdx.y * group + g;
+    const std::size_t at = own + split * group + g;
     if (column == 0) scratch.sums[at] = {top, sum};
     scratch.values[at * HeadDim + column] = value;
   }
@@ -208,10 +210,12 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-/// Parts that the positions of each of max_tokens tokens are divided among: two blocks for an SM, and partial rows for
-/// all. Not of the tokens there are, so that a graph has the grid, and each row the sums, of an eager step of its size.
+/// Parts that the positions of each of max_tokens tokens are divided among at most: two blocks for an SM, but so many
+/// that a long sequence among short ones has a good part of the card, and partial rows for all. Not of the tokens there
+/// are, so that a graph has the grid, and each row the sums, of an eager step of its size.
 std::uint32_t splits_of(const attention_shape& s, std::uint32_t max_tokens) {
-  const std::uint32_t wanted = 2 * s.n_sms / (s.n_kv_heads * max_tokens);
+  const std::uint32_t all = 2 * s.n_sms / s.n_kv_heads;
+  const std::uint32_t wanted = max_tokens <= 2 ? all : std::max(all / max_tokens, std::min(all, least_splits));
   const std::uint32_t room = attention_partial_rows(s) / (attention_group(s) * max_tokens);
   return std::max(1u, std::min({most_splits, wanted, room}));  // one leaves nothing in the scratch
 }
@@ -219,7 +223,7 @@ std::uint32_t splits_of(const attention_shape& s, std::uint32_t max_tokens) {
 template <class T, int HeadDim>
 cudaError_t launch(const attention_args& a, const std::uint32_t* positions, const std::uint32_t* slots,
                    const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t stream) {
-  const dim3 grid(a.shape.n_kv_heads, splits_of(a.shape, max_tokens), max_tokens);
+  const dim3 grid(a.shape.n_kv_heads, max_tokens, splits_of(a.shape, max_tokens));
   const auto run = [&](auto kernel) {
     return launch_dependent(kernel, grid, threads, 0, stream, a, view_attention_scratch(a), positions, slots, n_tokens);
   };

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(norm_most_threads)
 }  // namespace
 
 bool can_exchange_norm(const exchange_memory& m, std::uint32_t hidden, std::uint32_t max_tokens) {
-  return m.size > 1 && m.size <= exchange_memory::most_ranks && hidden > 0 && hidden % 4 == 0 &&
+  return m.size > 1 && m.size <= exchange_memory::most_ranks && hidden > 0 && hidden % 4 == 0 && m.capacity % 4 == 0 &&
          norm_in_registers(hidden) && std::uint64_t{max_tokens} * hidden <= m.capacity;
 }
 

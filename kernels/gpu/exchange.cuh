@@ -16,17 +16,17 @@ class exchange_end {
 
   /// Element i of this rank's part, to rank q.
   __device__ void send(std::uint32_t q, std::uint32_t i, float x) const {
-    asm volatile("st.relaxed.sys.global.b64 [%0], %1;" ::"l"(place(q, memory_.rank) + i), "l"(word(x)) : "memory");
+    asm volatile("st.relaxed.sys.global.b64 [%0], %1;" ::"l"(place(q, memory_.rank, i)), "l"(word(x)) : "memory");
   }
   /// Elements i and i + 1, i even.
   __device__ void send(std::uint32_t q, std::uint32_t i, float x, float y) const {
-    asm volatile("st.relaxed.sys.global.v2.b64 [%0], {%1, %2};" ::"l"(place(q, memory_.rank) + i), "l"(word(x)),
+    asm volatile("st.relaxed.sys.global.v2.b64 [%0], {%1, %2};" ::"l"(place(q, memory_.rank, i)), "l"(word(x)),
                  "l"(word(y))
                  : "memory");
   }
   /// Element i of rank q's part; waits for it.
   __device__ float receive(std::uint32_t q, std::uint32_t i) const {
-    const std::uint64_t* from = place(memory_.rank, q) + i;
+    const std::uint64_t* from = place(memory_.rank, q, i);
     std::uint64_t w;
     do {
       asm volatile("ld.relaxed.sys.global.b64 %0, [%1];" : "=l"(w) : "l"(from) : "memory");
@@ -35,7 +35,7 @@ class exchange_end {
   }
   /// Elements i and i + 1, i even.
   __device__ float2 receive2(std::uint32_t q, std::uint32_t i) const {
-    const std::uint64_t* from = place(memory_.rank, q) + i;
+    const std::uint64_t* from = place(memory_.rank, q, i);
     std::uint64_t w, v;
     do {
       asm volatile("ld.relaxed.sys.global.v2.b64 {%0, %1}, [%2];" : "=l"(w), "=l"(v) : "l"(from) : "memory");
@@ -44,8 +44,9 @@ class exchange_end {
   }
 
  private:
-  __device__ std::uint64_t* place(std::uint32_t to, std::uint32_t from) const {
-    return memory_.inbox[to] + std::uint64_t{half_ + from} * memory_.capacity;
+  __device__ std::uint64_t* place(std::uint32_t to, std::uint32_t from, std::uint32_t i) const {
+    return memory_.inbox[to] + std::uint64_t{half_ + from} * memory_.capacity + i / 4 * 2 + i % 2 +
+           (i % 4 < 2 ? 0 : memory_.capacity / 2);
   }
   __device__ std::uint64_t word(float x) const { return std::uint64_t{number_} << 32 | __float_as_uint(x); }
   __device__ bool here(std::uint64_t w) const { return static_cast<std::uint32_t>(w >> 32) == number_; }

@@ -133,7 +133,8 @@ cudaError_t gemv_residual(const gemv_residual_args& a, gemv_depth depth, const s
                           cudaStream_t stream) {
   const exchange_memory& m = a.group.memory;
   if (a.cols % 8 != 0 || a.rows % gemv_warps != 0) return cudaErrorInvalidValue;
-  if (m.size > 1 && (m.size > exchange_memory::most_ranks || a.rows > m.capacity)) return cudaErrorInvalidValue;
+  if (m.size > 1 && (m.size > exchange_memory::most_ranks || a.rows > m.capacity || m.capacity % 4 != 0))
+    return cudaErrorInvalidValue;
   const auto kernel = m.size > 1 ? residual_kernel_of<true>(depth) : residual_kernel_of<false>(depth);
   return launch_dependent(kernel, a.rows / gemv_warps, 32 * gemv_warps, 0, stream, a, n_tokens);
 }

@@ -336,7 +336,8 @@ void gpu_decoder::attention(checked& ok, std::uint32_t i, const bucket& b, const
   attention.items = step_layout::at<g::attention_item>(inputs, l.items);
   attention.n_items = &step_layout::header(inputs)->n_attention_items;
   attention.scratch = attention_scratch_;
-  if (!options_.deterministic && g::can_attend_few(attention, b.tokens))
+  if (!options_.deterministic && g::attention_few_pays(attention.shape, b.tokens) &&
+      g::can_attend_few(attention, b.tokens))
     ok(g::attention_few(attention, step_layout::at<std::uint32_t>(inputs, l.positions),
                         step_layout::at<std::uint32_t>(inputs, l.slots), &step_layout::header(inputs)->n_tokens,
                         b.tokens, stream),

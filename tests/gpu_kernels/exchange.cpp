@@ -91,8 +91,13 @@ BOOST_AUTO_TEST_SUITE(gpu_exchange)
 // All blocks of all ranks must fit the card at once here, so many ranks have few tokens.
 BOOST_AUTO_TEST_CASE(a_normed_sum_has_the_bits_of_gathering_adding_and_norming) {
   std::mt19937 rng(5);
-  for (const auto [size, hidden, n] :
-       {std::array{2u, 64u, 40u}, {2u, 4096u, 8u}, {3u, 576u, 5u}, {8u, 4096u, 1u}, {4u, 8192u, 2u}, {2u, 100u, 1u}})
+  for (const auto [size, hidden, n] : {std::array{2u, 64u, 40u},
+                                       {2u, 4096u, 8u},
+                                       {3u, 576u, 5u},
+                                       {8u, 4096u, 1u},
+                                       {4u, 8192u, 2u},
+                                       {4u, 256u, 6u},
+                                       {2u, 100u, 1u}})
     for (const dtype type : compute_types)
       for (const bool add : {true, false}) {
         one_card_group group(size);
@@ -260,6 +265,8 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_refused) {
   g.group.memory.size = 2;
   g.group.memory.capacity = 2048;
   BOOST_TEST((gemv_residual(g, gemv_depth::two, nullptr, nullptr) == cudaErrorInvalidValue));
+  for (std::uint32_t size = 2; size <= exchange_memory::most_ranks; ++size)
+    BOOST_TEST(exchange_capacity(size) % 4 == 0u);
   BOOST_TEST(can_gemv_residual_in_group(256, gemv_depth::eight, 16));
   BOOST_TEST(!can_gemv_residual_in_group(1u << 20, gemv_depth::two, 132));
 }
