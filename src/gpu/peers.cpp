@@ -5,7 +5,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <mutex>
 #include <random>
+#include <set>
 #include <string>
 
 #include "src/base/log.hpp"
@@ -31,6 +33,10 @@ failure no_way(std::uint32_t rank, const std::string& why) {
   return {errc::unsupported, "no way into the memory of rank " + std::to_string(rank) + "'s card: " + why};
 }
 
+/// Cards on which a group of this process exchanges sums.
+std::mutex claimed_mutex;
+std::set<int> claimed;
+
 /// A call that may fail without harm to what follows.
 result<void> attempt(cudaError_t code, const char* call) {
   if (code != cudaSuccess) (void)cudaGetLastError();
@@ -45,6 +51,13 @@ result<std::unique_ptr<peers>> peers::make(const model::group_place& place, cons
                                           std::to_string(kernels::gpu::exchange_memory::most_ranks) + " ranks");
   if (forbidden()) return failure(errc::unsupported, "NCCL_P2P_DISABLE is set");
   std::unique_ptr<peers> p(new peers);
+  {
+    // Of two groups each could fill one of two cards with blocks that wait for the other's turn on the other card.
+    std::lock_guard lock(claimed_mutex);
+    if (!claimed.insert(device.ordinal).second)
+      return failure(errc::unsupported, "another group of this process has the card");
+    p->device_ = device.ordinal;
+  }
   auto inbox = memory::on_device(kernels::gpu::exchange_inbox_bytes(place.size), "sums of other ranks");
   if (!inbox) return inbox.take_error();
   p->inbox_ = std::move(*inbox);
@@ -54,7 +67,6 @@ result<std::unique_ptr<peers>> peers::make(const model::group_place& place, cons
   checked ok;
   ok(cudaMemset(p->inbox_.data(), 0, p->inbox_.size()), "cudaMemset")(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   if (!ok.ok()) return ok.take().take_error();
-  p->device_ = device.ordinal;
   p->n_sms_ = device.n_sms;
   p->view_.rank = place.rank;
   p->view_.size = place.size;
@@ -64,6 +76,10 @@ result<std::unique_ptr<peers>> peers::make(const model::group_place& place, cons
 }
 
 peers::~peers() {
+  {
+    std::lock_guard lock(claimed_mutex);
+    claimed.erase(device_);
+  }
   if (word_.data() && *view_.given_up) {
     new memory(std::move(inbox_));
     new memory(std::move(word_));

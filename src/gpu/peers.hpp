@@ -29,7 +29,7 @@ class peers {
     cudaIpcMemHandle_t handle;
   };
 
-  /// Takes this rank's inbox on the current card.
+  /// Takes this rank's inbox on the current card, which one group of a process can have.
   static result<std::unique_ptr<peers>> make(const model::group_place&, const device_info&);
   /// Of a group that was given up, kernels may still be writing: what they use stays.
   ~peers();
@@ -51,7 +51,7 @@ class peers {
   memory inbox_, word_;
   std::vector<void*> opened_;  // by handles
   kernels::gpu::exchange_memory view_;
-  int device_ = 0;
+  int device_ = -1;  // claimed for this group
   std::uint32_t n_sms_ = 0;
 };
 

@@ -22,8 +22,8 @@ struct pair_of_ranks {
   stream streams[2];
   memory data[2];
 
-  pair_of_ranks() {
-    const card_group cards(2);
+  explicit pair_of_ranks(sums way = sums::direct) {
+    const card_group cards(2, way);
     both([&](std::uint32_t r) {
       ends[r] = cards.join(r);
       streams[r] = make_stream().value();
@@ -76,6 +76,29 @@ BOOST_AUTO_TEST_CASE(after_an_all_reduce_all_ranks_have_the_same_bits) {
       BOOST_TEST(std::memcmp(gathered[r].data(), joined.data(), 2 * n * sizeof(float)) == 0, n);
     }
   }
+}
+
+// Two groups that wait on the same two cards could wait for each other; and whoever forbids NCCL the way between cards
+// forbids it.
+BOOST_AUTO_TEST_CASE(cards_exchange_sums_for_one_group_of_a_process_and_where_it_is_allowed) {
+  const auto ways = [](pair_of_ranks& p) {
+    const card_group cards(2, sums::nccl);
+    std::array<bool, 2> direct{};
+    p.both([&](std::uint32_t r) {
+      const auto end = cards.join(r);
+      cards.connect(*end, r);
+      direct[r] = end->direct() != nullptr;
+    });
+    return direct;
+  };
+  pair_of_ranks none(sums::nccl);
+  BOOST_TEST((ways(none) == std::array{true, true}));
+  BOOST_TEST((ways(none) == std::array{true, true}));  // the one before has left
+  ::setenv("NCCL_P2P_DISABLE", "1", 1);
+  BOOST_TEST((ways(none) == std::array{false, false}));
+  ::unsetenv("NCCL_P2P_DISABLE");
+  pair_of_ranks first;
+  BOOST_TEST((ways(first) == std::array{false, false}));
 }
 
 BOOST_AUTO_TEST_CASE(a_rank_that_never_comes_is_given_up) {

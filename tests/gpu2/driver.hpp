@@ -21,14 +21,17 @@ class card_group {
       : id_(gpu::make_group_id().value()), way_(way), members_(group::make_thread_group(size, {}).value()) {}
   /// This rank's end; its card is current from then on. All ranks call it at once.
   std::shared_ptr<gpu::communicator> join(std::uint32_t rank) const {
-    const gpu::device_info card = gpu::use_device(static_cast<int>(rank)).value();
-    const model::group_place place = members_[rank]->place();
-    auto end = gpu::communicator::join(place, id_, group_limit, group_limit).value();
+    gpu::use_device(static_cast<int>(rank)).value();
+    auto end = gpu::communicator::join(members_[rank]->place(), id_, group_limit, group_limit).value();
     if (way_ == sums::direct) {
-      gpu::connect_peers(*end, card, [&](std::span<std::byte> b) { return members_[rank]->share_blocks(b); }).value();
+      connect(*end, rank);
       if (!end->direct()) throw std::runtime_error("the cards do not reach each other");
     }
     return end;
+  }
+  void connect(gpu::communicator& end, std::uint32_t rank) const {
+    const auto share = [&](std::span<std::byte> b) { return members_[rank]->share_blocks(b); };
+    gpu::connect_peers(end, gpu::use_device(static_cast<int>(rank)).value(), share).value();
   }
 
  private:
