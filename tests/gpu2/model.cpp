@@ -8,12 +8,20 @@ using namespace troupe::test;
 using kernels::dtype;
 using kernels::gpu::kv_type;
 
-BOOST_AUTO_TEST_CASE(two_ranks_in_float32_agree_with_transformers) {
+namespace {
+
+namespace utf = boost::unit_test;
+
+utf::precondition cards(std::size_t n) {
+  return utf::precondition([n](utf::test_unit_id) { return gpu::devices().size() >= n; });
+}
+
+void check_float32(std::uint32_t size) {
   for (const auto& [deterministic, way] :
        {std::pair{false, sums::direct}, {true, sums::direct}, {false, sums::nccl}, {true, sums::nccl}})
     for (const oracle_case& c : oracle_cases) {
       auto m = model::open_model(*c.file ? data(c.folder) + "/" + c.file : data(c.folder)).value();
-      if (auto s = gpu::shard_of(*m, {0, 2}); !s) {
+      if (auto s = gpu::shard_of(*m, {0, size}); !s) {
         BOOST_TEST_MESSAGE(c.folder << " " << c.file << ": " << s.error().message);
         BOOST_TEST((s.error().code == errc::unsupported));
         continue;
@@ -22,13 +30,14 @@ BOOST_AUTO_TEST_CASE(two_ranks_in_float32_agree_with_transformers) {
         check_model(c, {.kl = 2e-6}, [&](auto whole) {
           gpu::gpu_options o = small(dtype::f32, kv_type::f32);
           o.deterministic = deterministic;
-          return group_driver(whole, o, way);
+          return group_driver(whole, o, way, size);
         });
       }
     }
 }
 
-BOOST_AUTO_TEST_CASE(two_ranks_deterministic_alone_is_in_a_crowd) {
+/// By themselves, in chunks and in a crowd rows have the same bits, and the same whoever adds the ranks' parts.
+void check_determinism(std::uint32_t size) {
   for (const char* name : {"llama-bias/model-bf16.gguf", "llama3-rope"}) {
     auto m = model::open_model(data(name)).value();
     for (const auto& [type, kv] : {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::e4m3}}) {
@@ -38,7 +47,7 @@ BOOST_AUTO_TEST_CASE(two_ranks_deterministic_alone_is_in_a_crowd) {
       o.deterministic = true;
       rows by_nccl;
       for (const sums way : {sums::nccl, sums::direct}) {
-        group_driver d(m, o, way);
+        group_driver d(m, o, way, size);
         const rows alone = d.logits(ids, 1000);
         BOOST_TEST(d.ranks().logits_equal());
         d.shuffle_pages(random);
@@ -49,21 +58,31 @@ BOOST_AUTO_TEST_CASE(two_ranks_deterministic_alone_is_in_a_crowd) {
           if (way == sums::nccl)
             by_nccl = alone;
           else
-            BOOST_TEST(same(alone, by_nccl));  // the same sums, whoever makes them
+            BOOST_TEST(same(alone, by_nccl));
         }
       }
     }
   }
 }
 
-// Captured steps, with their sums over the ranks inside, give the bits of eager ones; sampled on both ranks.
-BOOST_AUTO_TEST_CASE(two_ranks_graphs_equal_eager_steps) {
+/// Captured steps, with their sums over the ranks inside, give the bits of eager ones; sampled on all ranks.
+void check_captured(std::uint32_t size) {
   auto m = model::open_model(data("llama3-rope")).value();
   for (const sums way : both_ways) {
-    group_driver d(m, small(dtype::bf16, kv_type::bf16), way);
+    group_driver d(m, small(dtype::bf16, kv_type::bf16), way, size);
     check_graphs(d, m->config.vocab);
   }
 }
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(two_ranks_in_float32_agree_with_transformers) { check_float32(2); }
+BOOST_AUTO_TEST_CASE(two_ranks_deterministic_alone_is_in_a_crowd) { check_determinism(2); }
+BOOST_AUTO_TEST_CASE(two_ranks_graphs_equal_eager_steps) { check_captured(2); }
+
+BOOST_AUTO_TEST_CASE(four_ranks_in_float32_agree_with_transformers, *cards(4)) { check_float32(4); }
+BOOST_AUTO_TEST_CASE(four_ranks_deterministic_alone_is_in_a_crowd, *cards(4)) { check_determinism(4); }
+BOOST_AUTO_TEST_CASE(four_ranks_graphs_equal_eager_steps, *cards(4)) { check_captured(4); }
 
 // KV heads and columns do not divide evenly here: nine heads over three KV heads on two cards.
 BOOST_AUTO_TEST_CASE(two_ranks_say_what_one_says, *boost::unit_test::precondition(smollm2_is_there)) {
