@@ -65,16 +65,6 @@ model::plan_log_header plan_log_header_of(const engine_options& o, const model::
   return h;
 }
 
-/// A folder's name (for a config.json, of the one in which it lies), a preset's, or a file's without the ending of its
-/// format: other dots begin no ending.
-std::string name_of(const std::string& path) {
-  std::filesystem::path p = std::filesystem::absolute(path).lexically_normal();
-  if (!p.has_filename() || p.filename() == "config.json") p = p.parent_path();
-  const bool has_ending = (p.extension() == ".gguf" || p.extension() == ".json") && !std::filesystem::is_directory(p);
-  const std::string name = (has_ending ? p.stem() : p.filename()).string();
-  return name.empty() ? "model" : name;
-}
-
 void check(const engine_options& o) {
   rank::check_device(o.device).value();
   if (o.load_format != "auto" && o.load_format != "dummy")
@@ -187,7 +177,7 @@ void engine::impl::load() {
 
 void engine::impl::describe() {
   const auto& c = model_->config;
-  info_.name = options_.served_model_name.empty() ? name_of(info_.path) : options_.served_model_name;
+  info_.name = options_.served_model_name.empty() ? model::name_of_model(info_.path) : options_.served_model_name;
   info_.architecture = c.architecture;
   info_.n_layers = c.n_layers;
   info_.hidden = c.hidden;

@@ -42,7 +42,8 @@ BOOST_AUTO_TEST_CASE(a_model_is_called_as_its_file_or_folder) {
   const fs::path model = folder / "llama-3.2-1b", data = fs::path(TROUPE_TEST_DATA) / "model/llama-bias";
   fs::create_directories(model);
   for (const char* file : {"config.json", "model.safetensors"}) fs::copy_file(data / file, model / file);
-  for (const char* file : {"tiny-v1.5.gguf", "tiny-v1.5"}) fs::copy_file(data / "model-bf16.gguf", folder / file);
+  for (const char* file : {"tiny-v1.5.gguf", "tiny-v1.5", "tiny-v1.5-00001-of-00001.gguf", "tiny-00002-of-00001.gguf"})
+    fs::copy_file(data / "model-bf16.gguf", folder / file);
   fs::copy_file(data / "config.json", folder / "tiny-v1.5.json");
 
   struct named {
@@ -51,6 +52,8 @@ BOOST_AUTO_TEST_CASE(a_model_is_called_as_its_file_or_folder) {
   for (const named& n :
        {named{"llama-3.2-1b", "auto", "llama-3.2-1b"}, named{"llama-3.2-1b/", "auto", "llama-3.2-1b"},
         named{"llama-3.2-1b/.", "auto", "llama-3.2-1b"}, named{"tiny-v1.5.gguf", "auto", "tiny-v1.5"},
+        named{"tiny-v1.5-00001-of-00001.gguf", "auto", "tiny-v1.5"},
+        named{"tiny-00002-of-00001.gguf", "auto", "tiny-00002-of-00001"},
         named{"tiny-v1.5", "auto", "tiny-v1.5"}, named{"llama-3.2-1b", "dummy", "llama-3.2-1b"},
         named{"llama-3.2-1b/config.json", "dummy", "llama-3.2-1b"}, named{"tiny-v1.5.json", "dummy", "tiny-v1.5"}}) {
     engine_options o = tiny_options();
