@@ -90,17 +90,9 @@ void check(const engine_options& o) {
     throw error(errc::invalid_argument, "inject_fault: there is no rank " + std::to_string(f.rank));
 }
 
-/// A scaled rotary embedding reaches further than the context that most files of such models state.
-std::uint64_t longest_sequence(const model::model_config& c) {
-  const model::rope_config& r = c.rope;
-  const double scaled = r.scaling == model::rope_scaling::linear ? c.context * r.factor
-                        : r.scaling == model::rope_scaling::yarn ? r.original_context * r.factor
-                                                                 : 0;
-  return std::max<std::uint64_t>(c.context, static_cast<std::uint64_t>(scaled));
-}
-
-void check(const engine_options& o, const model::model_config& c) {
-  if (const std::uint64_t most = longest_sequence(c); o.max_model_len > most)
+void check(const engine_options& o, const model::model& m) {
+  const model::model_config& c = m.config;
+  if (const std::uint64_t most = model::longest_sequence(c); o.max_model_len > most)
     throw error(errc::invalid_argument, "max_model_len " + std::to_string(o.max_model_len) +
                                             " is more than the model's context of " + std::to_string(most) +
                                             " tokens: ask for shorter sequences");
@@ -124,7 +116,7 @@ void engine::impl::load() {
   auto text = std::async(std::launch::async,
                          [this, config = dummy ? &model_->config : nullptr] { return load_text(options_, info_.path, config); });
   if (!dummy) model_ = model::open_model(info_.path).value();
-  check(options_, model_->config);
+  check(options_, *model_);
   rank::made_ranks made = rank::make_ranks(options_, model_, sinks_).value();
   actor_parts parts;
   parts.ranks = std::move(made.group);

@@ -40,7 +40,6 @@ result<void> validate(const request& r, std::uint32_t vocab) {
   for (std::int32_t id : r.stop_token_ids)
     if (id < 0 || static_cast<std::uint32_t>(id) >= vocab)
       return bad("stop_token_ids: " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(vocab));
-  if (r.max_tokens && *r.max_tokens == 0 && !r.logits) return bad("max_tokens: must be at least 1");
   if (const auto* chat = std::get_if<chat_prompt>(&r.prompt); chat && chat->messages.empty())
     return bad("messages: must hold at least one message");
   return {};

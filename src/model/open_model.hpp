@@ -16,6 +16,10 @@ struct model {
   weight_table weights;
 };
 
+/// Tokens of the longest sequence. A scaled rotary embedding reaches further than the context that most files of such
+/// models state.
+std::uint64_t longest_sequence(const model_config&);
+
 /// Opens a .gguf file (the first shard of a split one) or a Hugging Face directory (config.json and *.safetensors, with
 /// or without an index). Reads no tensor data. Errors: not_found, invalid_file, unsupported.
 result<std::shared_ptr<const model>> open_model(const std::string& path);

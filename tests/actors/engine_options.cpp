@@ -36,6 +36,23 @@ BOOST_AUTO_TEST_CASE(sequences_are_not_longer_than_the_model_s_context) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(a_prompt_may_fill_the_context_when_nothing_is_generated) {
+  engine e = engine::open(options_of("llama-bias/model-bf16.gguf", 64));
+  client c(e);
+  for (const std::uint32_t max_tokens : {0u, 1u}) {
+    request r;
+    r.prompt = std::vector<std::int32_t>(64, 7);
+    r.max_tokens = max_tokens;
+    const answer_ptr a = c.submit(std::move(r));
+    BOOST_REQUIRE(c.run_until([&] { return a->ended; }));
+    BOOST_TEST(a->tokens.empty());
+    if (max_tokens)
+      BOOST_TEST((a->end.error == errc::context_exceeded));
+    else
+      BOOST_TEST((!a->end.error && a->end.reason == finish_reason::length && a->end.usage.prompt_tokens == 64));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(a_model_is_called_as_its_file_or_folder) {
   namespace fs = std::filesystem;
   const fs::path folder = fs::temp_directory_path() / ("troupe-names-" + std::to_string(getpid()));

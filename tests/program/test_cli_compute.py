@@ -256,6 +256,13 @@ class Bench(ProgramTest):
         self.assertEqual([(r["n_prompt"], r["n_gen"], r["depth"], r["batch"]) for r in rows],
                          [(16, 0, 0, 1), (32, 0, 0, 1), (0, 8, 0, 1), (0, 8, 16, 1), (0, 8, 0, 1), (0, 8, 0, 2)])
 
+    def test_prompt_as_long_as_the_context(self):
+        for more in ((), ("--max-model-len", CONTEXT)):
+            rows = json.loads(self.succeed("bench", TINY, "-p", f"16,{CONTEXT}", "-n", "4", "-r", "1", "--json", *more))
+            self.assertEqual([r["n_prompt"] for r in rows], [16, CONTEXT, 0])
+            self.assertGreater(min(rows[1]["samples"]), 0)
+        self.fail_with(2, "bench", TINY, "-p", CONTEXT + 1, "-n", "4", "-r", "1", names=(str(CONTEXT + 1), f"context of {CONTEXT}"))
+
     def test_tables(self):
         options = ("bench", TINY, "-p", "8", "-n", "4", "-r", "1")
         csv = self.succeed(*options, "-o", "csv").decode().splitlines()
