@@ -6,6 +6,7 @@
 
 #include "actors/front/engine_impl.hpp"
 #include "actors/front/port.hpp"
+#include "actors/front/validate.hpp"
 #include "actors/rank/backends.hpp"
 #include "src/base/log.hpp"
 #include "src/model/fault.hpp"
@@ -96,6 +97,11 @@ void check(const engine_options& o, const model::model& m) {
     throw error(errc::invalid_argument, "max_model_len " + std::to_string(o.max_model_len) +
                                             " is more than the model's context of " + std::to_string(most) +
                                             " tokens: ask for shorter sequences");
+  sampling_params recommended;
+  m.sampling.apply_to(recommended);
+  if (auto valid = front::validate(recommended, c.vocab); !valid)
+    throw error(errc::invalid_file, m.path + ": the sampling that the model's files recommend cannot be: " + valid.error().message +
+                                        ": correct generation_config.json or the key general.sampling of the GGUF");
 }
 
 }  // namespace
@@ -182,6 +188,7 @@ void engine::impl::describe() {
     for (token_id id : text_.tokenizer->end_of_generation())
       if (std::find(info_.eos_tokens.begin(), info_.eos_tokens.end(), id) == info_.eos_tokens.end()) info_.eos_tokens.push_back(id);
   }
+  info_.sampling = model_->sampling;
   info_.has_chat_template = text_.chat != nullptr;
 }
 

@@ -16,7 +16,8 @@ result<std::shared_ptr<const model>> finish(std::string path, described_model de
                                             std::shared_ptr<const format::tensor_source> source) {
   auto weights = weight_table::resolve(std::move(source), *described.architecture, form, described.config);
   if (!weights) return weights.take_error();
-  return std::make_shared<const model>(model{std::move(path), std::move(described.config), std::move(*weights)});
+  return std::make_shared<const model>(
+      model{std::move(path), std::move(described.config), std::move(*weights), described.sampling});
 }
 
 result<std::shared_ptr<const model>> open_gguf(const std::string& path) {

@@ -2,6 +2,8 @@
 #include <memory>
 #include <string>
 
+#include <troupe/sampling_choices.hpp>
+
 #include "src/base/result.hpp"
 #include "src/model/config.hpp"
 #include "src/model/weights.hpp"
@@ -14,6 +16,7 @@ struct model {
   std::string path;  ///< for random weights: of the config.json, or the preset's name
   model_config config;
   weight_table weights;
+  sampling_choices sampling;  ///< what the files recommend; ranges are not checked
 };
 
 /// Tokens of the longest sequence. A scaled rotary embedding reaches further than the context that most files of such

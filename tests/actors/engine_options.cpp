@@ -3,6 +3,7 @@
 
 #include <boost/test/unit_test.hpp>
 #include <filesystem>
+#include <fstream>
 
 #include "tests/actors/client.hpp"
 
@@ -34,6 +35,25 @@ BOOST_AUTO_TEST_CASE(sequences_are_not_longer_than_the_model_s_context) {
         return e.code() == errc::invalid_argument && e.message().starts_with(said);
       });
     }
+}
+
+BOOST_AUTO_TEST_CASE(recommended_sampling_is_told_and_checked) {
+  const sampling_choices said = engine::open(options_of("llama3-rope", 0)).info().sampling;  // generation_config.json
+  BOOST_TEST((said.temperature == 0.6f && said.top_p == 0.95f && !said.top_k && !said.seed));
+  BOOST_TEST((engine::open(tiny_options()).info().sampling == sampling_choices{}));
+
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::temp_directory_path() / ("troupe-sampling-" + std::to_string(getpid()));
+  fs::create_directories(folder);
+  for (const char* file : {"config.json", "model.safetensors"})
+    fs::copy_file(fs::path(TROUPE_TEST_DATA) / "model/llama3-rope" / file, folder / file);
+  std::ofstream(folder / "generation_config.json") << R"({"temperature": -1})";
+  engine_options o = tiny_options();
+  o.model = folder.string();
+  BOOST_CHECK_EXCEPTION((void)engine::open(o), error, [](const error& e) {
+    return e.code() == errc::invalid_file && e.message().find("temperature: must be from 0") != std::string::npos;
+  });
+  fs::remove_all(folder);
 }
 
 BOOST_AUTO_TEST_CASE(a_prompt_may_fill_the_context_when_nothing_is_generated) {
