@@ -4,12 +4,12 @@
 #include <bit>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "kernels/gpu/attention_scratch.hpp"
+#include "perf/gpu_timing.hpp"
 
 // Speed of the attention kernels: each shape in a captured graph of several launches over rotating KV pools and
 // queries. Prints microseconds and the share of the floor: bytes of keys and values at the read bandwidth that this run
@@ -21,11 +21,7 @@ using namespace troupe::kernels::gpu;
 
 namespace {
 
-void check(cudaError_t e) {
-  if (e == cudaSuccess) return;
-  std::fprintf(stderr, "%s\n", cudaGetErrorString(e));
-  std::exit(1);
-}
+using perf::check;
 
 template <class T>
 T* allocate(std::size_t n) {
@@ -58,43 +54,16 @@ void fill(void* to, std::size_t bytes, bool f32) {
     check(cudaMemcpy(static_cast<char*>(to) + done, to, std::min(done, bytes - done), cudaMemcpyDeviceToDevice));
 }
 
-/// Median microseconds of one of the `n` operations that `enqueue` puts on the stream.
 template <class F>
 double microseconds(int n, const F& enqueue) {
-  cudaGraph_t graph;
-  cudaGraphExec_t ready;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  enqueue();
-  check(cudaStreamEndCapture(stream, &graph));
-  check(cudaGraphInstantiate(&ready, graph, 0));
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin));
-  check(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int i = 0; i < 12; ++i) {
-    check(cudaEventRecord(begin, stream));
-    check(cudaGraphLaunch(ready, stream));
-    check(cudaEventRecord(end, stream));
-    check(cudaEventSynchronize(end));
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 2) times.push_back(ms);
-  }
-  std::sort(times.begin(), times.end());
-  check(cudaGraphExecDestroy(ready));
-  check(cudaGraphDestroy(graph));
-  check(cudaEventDestroy(begin));
-  check(cudaEventDestroy(end));
-  return static_cast<double>(times[times.size() / 2]) * 1000 / n;
+  return perf::microseconds_in_graph(stream, n, 10, enqueue);
 }
 
 double read_bandwidth() {
   const std::size_t bytes = std::size_t{2} << 30;
   char* from = allocate<char>(bytes);
   char* to = allocate<char>(bytes);
-  const double us = microseconds(4, [&] {
-    for (int i = 0; i < 4; ++i) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream));
-  });
+  const double us = microseconds(4, [&](int) { return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream); });
   check(cudaFree(from));
   check(cudaFree(to));
   return 2 * static_cast<double>(bytes) / us * 1e6;
@@ -170,11 +139,9 @@ void measure(const shape& s, int n_sms, double bandwidth) {
   check(cudaDeviceSynchronize());
 
   const auto time = [&](auto&& compute) {
-    return microseconds(n_ops, [&] {
-      for (int i = 0; i < n_ops; ++i) {
-        a.kv = pools[static_cast<std::size_t>(i % n_pools)];
-        check(compute());
-      }
+    return microseconds(n_ops, [&](int i) {
+      a.kv = pools[static_cast<std::size_t>(i % n_pools)];
+      return compute();
     });
   };
   const double us = time([&] { return attention(a, stream); });

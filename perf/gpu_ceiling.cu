@@ -14,15 +14,12 @@
 #include <cstring>
 
 #include "kernels/gpu/dense.hpp"
+#include "perf/gpu_timing.hpp"
 #include "src/gpu/blas_library.hpp"
 
 namespace {
 
-void check(cudaError_t code) {
-  if (code == cudaSuccess) return;
-  std::fprintf(stderr, "%s\n", cudaGetErrorString(code));
-  std::exit(1);
-}
+using perf::check;
 void check(cublasStatus_t code) {
   if (code == CUBLAS_STATUS_SUCCESS) return;
   std::fprintf(stderr, "cuBLASLt: status %d\n", static_cast<int>(code));

@@ -6,24 +6,20 @@
 //   perf_gpu_dense
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "kernels/gpu/dense.hpp"
 #include "kernels/gpu/quant.hpp"
+#include "perf/gpu_timing.hpp"
 
 using namespace troupe::kernels;
 using namespace troupe::kernels::gpu;
 
 namespace {
 
-void check(cudaError_t code) {
-  if (code == cudaSuccess) return;
-  std::fprintf(stderr, "perf_gpu_dense: %s\n", cudaGetErrorString(code));
-  std::exit(1);
-}
+using perf::check;
 
 constexpr std::size_t arena_bytes = std::size_t{4} << 30;
 
@@ -47,31 +43,7 @@ struct bench {
 
   /// Median seconds of one of `calls` enqueued calls, out of a graph.
   double seconds(int calls, const std::function<cudaError_t(int)>& call) const {
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    for (int i = 0; i < calls; ++i) check(call(i));
-    check(cudaStreamEndCapture(stream, &graph));
-    check(cudaGraphInstantiate(&exec, graph, 0));
-    cudaEvent_t start, stop;
-    check(cudaEventCreate(&start));
-    check(cudaEventCreate(&stop));
-    std::vector<float> ms;
-    for (int i = 0; i < 23; ++i) {
-      check(cudaEventRecord(start, stream));
-      check(cudaGraphLaunch(exec, stream));
-      check(cudaEventRecord(stop, stream));
-      check(cudaEventSynchronize(stop));
-      float t;
-      check(cudaEventElapsedTime(&t, start, stop));
-      if (i >= 3) ms.push_back(t);
-    }
-    check(cudaGraphExecDestroy(exec));
-    check(cudaGraphDestroy(graph));
-    check(cudaEventDestroy(start));
-    check(cudaEventDestroy(stop));
-    std::nth_element(ms.begin(), ms.begin() + 10, ms.end());
-    return 1e-3 * ms[10] / calls;
+    return 1e-6 * perf::microseconds_in_graph(stream, calls, 20, call);
   }
   void report(const std::string& what, double bytes, double s) const {
     std::printf("%-54s %9.2f us %8.1f MB %6.1f %%\n", what.c_str(), 1e6 * s, 1e-6 * bytes, 100 * bytes / bandwidth / s);

@@ -11,21 +11,19 @@
 #include <cstdlib>
 #include <functional>
 #include <random>
-#include <stdexcept>
 #include <vector>
 
 #include "kernels/gpu/gemv.hpp"
 #include "kernels/gpu/matmul.hpp"
 #include "kernels/gpu/sample.hpp"
+#include "perf/gpu_timing.hpp"
 
 using namespace troupe::kernels;
 using namespace troupe::kernels::gpu;
 
 namespace {
 
-void check(cudaError_t code) {
-  if (code != cudaSuccess) throw std::runtime_error(cudaGetErrorString(code));
-}
+using perf::check;
 
 template <class T>
 T* room(std::size_t n) {
@@ -49,36 +47,12 @@ void fill_repeated(T* to, std::size_t n, F f) {
     check(cudaMemcpy(to + at, tile.data(), std::min(tile.size(), n - at) * sizeof(T), cudaMemcpyHostToDevice));
 }
 
-/// Microseconds per operation of a graph of `n_ops` of them, median of rounds.
-double time_of(int n_ops, int rounds, const std::function<void(int, cudaStream_t)>& op) {
+double time_of(int n_ops, int rounds, const std::function<cudaError_t(int, cudaStream_t)>& op) {
   cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  cudaEvent_t from, to;
   check(cudaStreamCreate(&stream));
-  check(cudaEventCreate(&from));
-  check(cudaEventCreate(&to));
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < n_ops; ++i) op(i, stream);
-  check(cudaStreamEndCapture(stream, &graph));
-  check(cudaGraphInstantiate(&exec, graph, 0));
-  std::vector<float> times;
-  for (int r = 0; r < rounds + 2; ++r) {
-    check(cudaEventRecord(from, stream));
-    check(cudaGraphLaunch(exec, stream));
-    check(cudaEventRecord(to, stream));
-    check(cudaStreamSynchronize(stream));
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, from, to));
-    if (r >= 2) times.push_back(ms);
-  }
-  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-  check(cudaGraphExecDestroy(exec));
-  check(cudaGraphDestroy(graph));
-  check(cudaEventDestroy(from));
-  check(cudaEventDestroy(to));
+  const double us = perf::microseconds_in_graph(stream, n_ops, rounds, [&](int i) { return op(i, stream); });
   check(cudaStreamDestroy(stream));
-  return static_cast<double>(times[times.size() / 2]) * 1000 / n_ops;
+  return us;
 }
 
 void products(int rounds) {
@@ -99,14 +73,14 @@ void products(int rounds) {
     check(cudaMemcpy(n, &n_tokens, 4, cudaMemcpyHostToDevice));
     const std::size_t size = std::size_t{rows} * cols, copies = pool / size;
     return time_of(n_ops, rounds, [&](int i, cudaStream_t stream) {
-      check(compute({weights + static_cast<std::size_t>(i) % copies * size, x, dtype::bf16, rows, cols, y, dtype::f32,
-                    rows, false},
-                   n, n_tokens, stream));
+      return compute({weights + static_cast<std::size_t>(i) % copies * size, x, dtype::bf16, rows, cols, y, dtype::f32,
+                      rows, false},
+                     n, n_tokens, stream);
     });
   };
   const double whole = run(1u << 18, 4096, 1, 1);
   const double copy = time_of(1, rounds, [&](int, cudaStream_t stream) {
-    check(cudaMemcpyAsync(weights + pool / 2, weights, pool, cudaMemcpyDeviceToDevice, stream));
+    return cudaMemcpyAsync(weights + pool / 2, weights, pool, cudaMemcpyDeviceToDevice, stream);
   });
   const double bytes_read = static_cast<double>(pool) * 2,
                bandwidth = bytes_read / std::min(whole, copy);  // bytes per us
@@ -177,9 +151,9 @@ void draws(int rounds) {
     for (std::uint32_t n : {1u, 8u, 64u, 256u}) {
       std::uint32_t* const d_n = filled(std::vector<std::uint32_t>{n});
       const double us = time_of(copies * 2, rounds, [&](int i, cudaStream_t stream) {
-        check(sample({logits + static_cast<std::size_t>(i) % copies * size, vocab, vocab, d_rows, d_n, n, d_slots,
-                      biases, counts, nullptr, word, word, last, results, scratch},
-                     stream));
+        return sample({logits + static_cast<std::size_t>(i) % copies * size, vocab, vocab, d_rows, d_n, n, d_slots,
+                       biases, counts, nullptr, word, word, last, results, scratch},
+                      stream);
       });
       std::printf("%-26s %6u %10.1f %12.2f\n", k.name, n, us, 4.0 * n * vocab / us / 1e6);
       check(cudaFree(d_n));
@@ -194,14 +168,9 @@ void draws(int rounds) {
 
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 15;
-  try {
-    cudaDeviceProp card;
-    check(cudaGetDeviceProperties(&card, 0));
-    std::printf("%s, %d rounds, medians\n", card.name, rounds);
-    products(rounds);
-    draws(rounds);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "%s\n", e.what());
-    return 1;
-  }
+  cudaDeviceProp card;
+  check(cudaGetDeviceProperties(&card, 0));
+  std::printf("%s, %d rounds, medians\n", card.name, rounds);
+  products(rounds);
+  draws(rounds);
 }

@@ -5,6 +5,8 @@
 #include <random>
 #include <unistd.h>
 
+#include "src/model/locate.hpp"
+#include "src/model/open_model.hpp"
 #include "tools/blocking_client.hpp"
 #include "tools/cli.hpp"
 #include "tools/rank.hpp"
@@ -40,9 +42,11 @@ class bench {
   bench(engine& e) : engine_(e), client_(e), random_(42) {}
 
   double prompt_rate(std::uint32_t n) {
+    // A prompt that fills the context leaves no room for a token: it ends with its last layer.
+    const bool fills = n == engine_.info().max_model_len;
     const auto start = clock::now();
-    const auto times = run(n, 1, 1);
-    return n / seconds(times.first_of_all - start);
+    const auto times = run(n, fills ? 0 : 1, 1);
+    return n / seconds((fills ? times.ended : times.first_of_all) - start);
   }
   double generation_rate(std::uint32_t n, std::uint32_t depth, std::uint32_t batch) {
     const auto times = run(std::max(depth, 1u), n + 1, batch);
@@ -51,7 +55,7 @@ class bench {
 
  private:
   struct moments {
-    clock::time_point first_of_all, all_started, last;
+    clock::time_point first_of_all, all_started, last, ended;
   };
 
   static double seconds(clock::duration d) { return std::chrono::duration<double>(d).count(); }
@@ -75,7 +79,8 @@ class bench {
                                       if (started++ == 0) m.first_of_all = m.last;
                                       if (started == batch) m.all_started = m.last;
                                     },
-                                    [](completion&& c) {
+                                    [&](completion&& c) {
+                                      m.ended = clock::now();
                                       if (c.error) throw error(static_cast<errc>(c.error.value()), c.message);
                                     }});
     }
@@ -88,6 +93,11 @@ class bench {
   blocking_client client_;
   std::mt19937 random_;
 };
+
+std::uint64_t context_of(const engine_options& o) {
+  const auto m = o.load_format == "dummy" ? model::open_dummy_model(o.model) : model::open_model(model::locate_model(o.model).value());
+  return model::longest_sequence(m.value()->config);
+}
 
 std::vector<row> make_rows(const arguments& a) {
   std::vector<row> rows;
@@ -126,12 +136,19 @@ void print(const std::vector<row>& rows, const arguments& a, const model_info& i
 int run(arguments& a) {
   if (auto code = act_as_rank(a.engine)) return *code;
   auto rows = make_rows(a);
-  std::uint32_t need = 0, batch = 1;
+  std::uint32_t need = 0, longest_prompt = 0, batch = 1;
   for (const row& r : rows) {
-    need = std::max(need, std::max({r.n_prompt, r.depth, 1u}) + r.n_gen + 1);
+    if (r.n_prompt)
+      longest_prompt = std::max(longest_prompt, r.n_prompt);
+    else
+      need = std::max(need, std::max(r.depth, 1u) + r.n_gen + 1);
     batch = std::max(batch, r.batch);
   }
-  if (!a.engine.max_model_len) a.engine.max_model_len = need;
+  if (!a.engine.max_model_len) {
+    // A prompt is followed by one token, except where the model's context ends with it.
+    const bool fills = longest_prompt && longest_prompt >= context_of(a.engine);
+    a.engine.max_model_len = std::max(need, longest_prompt + !fills);
+  }
   a.engine.max_num_seqs = std::max(batch, 1u);
   a.engine.max_requests = std::max(a.engine.max_requests, batch);
   engine e = engine::open(a.engine);

@@ -14,7 +14,7 @@ namespace {
 
 struct arguments {
   engine_options engine;
-  sampling_params sampling;
+  sampling_choices sampling;
   std::string system;
   std::uint32_t max_tokens = 0;
 };
@@ -61,6 +61,10 @@ int run(arguments& a) {
   engine e = engine::open(a.engine);
   if (!e.info().has_chat_template)
     throw error(errc::unsupported, e.info().name + " has no chat template: give one with --chat-template, or use generate --prompt");
+  sampling_params sampling;
+  sampling.temperature = 0.7f;  // where neither the model nor the command line says
+  e.info().sampling.apply_to(sampling);
+  a.sampling.apply_to(sampling);
   blocking_client client(e);
   struct sigaction action {};
   action.sa_handler = on_interrupt;
@@ -86,7 +90,7 @@ int run(arguments& a) {
     chat.messages.push_back({"user", line, {}});
     request r;
     r.prompt = chat;
-    r.sampling = a.sampling;
+    r.sampling = sampling;
     if (a.max_tokens) r.max_tokens = a.max_tokens;
     chat.messages.push_back({"assistant", answer(client, std::move(r)), {}});
   }
@@ -98,7 +102,6 @@ int run(arguments& a) {
 
 void add_chat(CLI::App& app, int& exit_code) {
   auto a = std::make_shared<arguments>();
-  a->sampling.temperature = 0.7f;
   CLI::App* c = app.add_subcommand("chat", "a conversation in the terminal");
   add_engine_options(*c, a->engine);
   add_sampling_options(*c, a->sampling);

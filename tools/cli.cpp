@@ -83,7 +83,7 @@ void add_engine_options(CLI::App& command, engine_options& o) {
   command.add_flag("--reference", o.reference, "compute in plain scalar float32: slow, exact, for comparisons");
 }
 
-void add_sampling_options(CLI::App& command, sampling_params& s) {
+void add_sampling_options(CLI::App& command, sampling_choices& s) {
   command.add_option("--temperature", s.temperature, "0: always the likeliest token")->check(CLI::Range(0.0, 100.0));
   command.add_option("--top-p", s.top_p, "keep the likeliest tokens up to this share")->check(CLI::Range(0.0, 1.0));
   command.add_option("--top-k", s.top_k, "keep the K likeliest tokens (0: all)");
@@ -91,8 +91,8 @@ void add_sampling_options(CLI::App& command, sampling_params& s) {
   command.add_option("--repetition-penalty", s.repetition_penalty, "divides the logits of tokens seen before");
   command.add_option("--frequency-penalty", s.frequency_penalty, "subtracted per occurrence in the answer");
   command.add_option("--presence-penalty", s.presence_penalty, "subtracted once for a token in the answer");
-  command.add_option_function<std::uint64_t>("--seed", [&s](std::uint64_t seed) { s.seed = seed; },
-                                             "the same seed gives the same answer, whatever else runs");
+  command.add_option("--seed", s.seed, "the same seed gives the same answer, whatever else runs");
+  command.footer("Sampling: what is not given here is as the model's files recommend (generation_config.json, a GGUF's general.sampling keys).");
 }
 
 std::string read_input(const std::string& path) {

@@ -8,6 +8,7 @@
 
 #include <troupe/options.hpp>
 #include <troupe/request.hpp>
+#include <troupe/sampling_choices.hpp>
 
 /// What the subcommands share. Each command is one file with one function, listed in commands().
 namespace troupe::cli {
@@ -38,7 +39,7 @@ std::string default_plan_file();
 /// --load-format, for commands that open a model.
 void add_load_format(CLI::App& command, std::string& load_format);
 /// Temperature and its relatives.
-void add_sampling_options(CLI::App& command, sampling_params& sampling);
+void add_sampling_options(CLI::App& command, sampling_choices& sampling);
 
 /// Whole input of a file, or of stdin when `path` is empty or "-". Throws troupe::error.
 std::string read_input(const std::string& path);

@@ -11,7 +11,7 @@ namespace {
 
 struct arguments {
   engine_options engine;
-  sampling_params sampling;
+  sampling_choices sampling;
   std::string prompt, tokens_file, user, system;
   std::uint32_t max_tokens = 0;
   std::vector<std::string> stop;
@@ -20,7 +20,6 @@ struct arguments {
 
 request make_request(const arguments& a) {
   request r;
-  r.sampling = a.sampling;
   r.stop = a.stop;
   r.ignore_eos = a.ignore_eos;
   if (a.max_tokens) r.max_tokens = a.max_tokens;
@@ -44,6 +43,8 @@ int run(arguments& a) {
   if (auto code = act_as_rank(a.engine)) return *code;
   request r = make_request(a);
   engine e = engine::open(a.engine);
+  e.info().sampling.apply_to(r.sampling);
+  a.sampling.apply_to(r.sampling);
   blocking_client client(e);
   std::string text;
   boost::json::array ids;

@@ -29,8 +29,22 @@ bool shared_state::wait_for_none(std::chrono::steady_clock::time_point until) {
   return none_.wait_until(lock, until, [&] { return connections() == 0; });
 }
 
+namespace {
+
+sampling_params defaults_of(const model_info& info) {
+  sampling_params s;
+  info.sampling.apply_to(s);
+  return s;
+}
+
+}  // namespace
+
 edge_thread::edge_thread(shared_state& s)
-    : shared_(s), work_(context_.get_executor()), listener_(context_), accept_pause_(context_) {}
+    : shared_(s),
+      work_(context_.get_executor()),
+      listener_(context_),
+      accept_pause_(context_),
+      parser_({}, defaults_of(s.eng.info())) {}
 
 edge_thread::~edge_thread() {
   if (thread_.joinable()) finish();

@@ -6,6 +6,7 @@
 
 #include "actors/front/engine_impl.hpp"
 #include "actors/front/port.hpp"
+#include "actors/front/validate.hpp"
 #include "actors/rank/backends.hpp"
 #include "src/base/log.hpp"
 #include "src/model/fault.hpp"
@@ -65,16 +66,6 @@ model::plan_log_header plan_log_header_of(const engine_options& o, const model::
   return h;
 }
 
-/// A folder's name (for a config.json, of the one in which it lies), a preset's, or a file's without the ending of its
-/// format: other dots begin no ending.
-std::string name_of(const std::string& path) {
-  std::filesystem::path p = std::filesystem::absolute(path).lexically_normal();
-  if (!p.has_filename() || p.filename() == "config.json") p = p.parent_path();
-  const bool has_ending = (p.extension() == ".gguf" || p.extension() == ".json") && !std::filesystem::is_directory(p);
-  const std::string name = (has_ending ? p.stem() : p.filename()).string();
-  return name.empty() ? "model" : name;
-}
-
 void check(const engine_options& o) {
   rank::check_device(o.device).value();
   if (o.load_format != "auto" && o.load_format != "dummy")
@@ -100,20 +91,17 @@ void check(const engine_options& o) {
     throw error(errc::invalid_argument, "inject_fault: there is no rank " + std::to_string(f.rank));
 }
 
-/// A scaled rotary embedding reaches further than the context that most files of such models state.
-std::uint64_t longest_sequence(const model::model_config& c) {
-  const model::rope_config& r = c.rope;
-  const double scaled = r.scaling == model::rope_scaling::linear ? c.context * r.factor
-                        : r.scaling == model::rope_scaling::yarn ? r.original_context * r.factor
-                                                                 : 0;
-  return std::max<std::uint64_t>(c.context, static_cast<std::uint64_t>(scaled));
-}
-
-void check(const engine_options& o, const model::model_config& c) {
-  if (const std::uint64_t most = longest_sequence(c); o.max_model_len > most)
+void check(const engine_options& o, const model::model& m) {
+  const model::model_config& c = m.config;
+  if (const std::uint64_t most = model::longest_sequence(c); o.max_model_len > most)
     throw error(errc::invalid_argument, "max_model_len " + std::to_string(o.max_model_len) +
                                             " is more than the model's context of " + std::to_string(most) +
                                             " tokens: ask for shorter sequences");
+  sampling_params recommended;
+  m.sampling.apply_to(recommended);
+  if (auto valid = front::validate(recommended, c.vocab); !valid)
+    throw error(errc::invalid_file, m.path + ": the sampling that the model's files recommend cannot be: " + valid.error().message +
+                                        ": correct generation_config.json or the key general.sampling of the GGUF");
 }
 
 }  // namespace
@@ -134,7 +122,7 @@ void engine::impl::load() {
   auto text = std::async(std::launch::async,
                          [this, config = dummy ? &model_->config : nullptr] { return load_text(options_, info_.path, config); });
   if (!dummy) model_ = model::open_model(info_.path).value();
-  check(options_, model_->config);
+  check(options_, *model_);
   rank::made_ranks made = rank::make_ranks(options_, model_, sinks_).value();
   actor_parts parts;
   parts.ranks = std::move(made.group);
@@ -187,7 +175,7 @@ void engine::impl::load() {
 
 void engine::impl::describe() {
   const auto& c = model_->config;
-  info_.name = options_.served_model_name.empty() ? name_of(info_.path) : options_.served_model_name;
+  info_.name = options_.served_model_name.empty() ? model::name_of_model(info_.path) : options_.served_model_name;
   info_.architecture = c.architecture;
   info_.n_layers = c.n_layers;
   info_.hidden = c.hidden;
@@ -200,6 +188,7 @@ void engine::impl::describe() {
     for (token_id id : text_.tokenizer->end_of_generation())
       if (std::find(info_.eos_tokens.begin(), info_.eos_tokens.end(), id) == info_.eos_tokens.end()) info_.eos_tokens.push_back(id);
   }
+  info_.sampling = model_->sampling;
   info_.has_chat_template = text_.chat != nullptr;
 }
 

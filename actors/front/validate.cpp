@@ -8,8 +8,10 @@ namespace {
 
 failure bad(const std::string& what) { return {errc::invalid_argument, what}; }
 
+}  // namespace
+
 /// NaN fails every comparison, so ranges are written as what must hold.
-result<void> check_sampling(const sampling_params& s, std::uint32_t vocab) {
+result<void> validate(const sampling_params& s, std::uint32_t vocab) {
   if (!(s.temperature >= 0 && s.temperature <= 100)) return bad("temperature: must be from 0 to 100");
   if (s.top_k < -1) return bad("top_k: must be -1 or 0 (all), or positive");
   if (!(s.top_p > 0 && s.top_p <= 1)) return bad("top_p: must be above 0 and at most 1");
@@ -27,10 +29,8 @@ result<void> check_sampling(const sampling_params& s, std::uint32_t vocab) {
   return {};
 }
 
-}  // namespace
-
 result<void> validate(const request& r, std::uint32_t vocab) {
-  if (auto sampling = check_sampling(r.sampling, vocab); !sampling) return sampling;
+  if (auto sampling = validate(r.sampling, vocab); !sampling) return sampling;
   if (r.stop.size() > limits::stop_strings) return bad("stop: at most " + std::to_string(limits::stop_strings) + " strings");
   for (const std::string& stop : r.stop)
     if (stop.empty() || stop.size() > limits::stop_bytes)
@@ -40,7 +40,6 @@ result<void> validate(const request& r, std::uint32_t vocab) {
   for (std::int32_t id : r.stop_token_ids)
     if (id < 0 || static_cast<std::uint32_t>(id) >= vocab)
       return bad("stop_token_ids: " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(vocab));
-  if (r.max_tokens && *r.max_tokens == 0 && !r.logits) return bad("max_tokens: must be at least 1");
   if (const auto* chat = std::get_if<chat_prompt>(&r.prompt); chat && chat->messages.empty())
     return bad("messages: must hold at least one message");
   return {};

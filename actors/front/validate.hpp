@@ -16,4 +16,7 @@ inline constexpr std::size_t bias_entries = 1024;
 /// Failures are invalid_argument and name the field.
 result<void> validate(const request&, std::uint32_t vocab);
 
+/// The same for sampling parameters alone.
+result<void> validate(const sampling_params&, std::uint32_t vocab);
+
 }  // namespace troupe::front

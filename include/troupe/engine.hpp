@@ -11,6 +11,7 @@
 #include <troupe/export.hpp>
 #include <troupe/options.hpp>
 #include <troupe/request.hpp>
+#include <troupe/sampling_choices.hpp>
 
 namespace troupe {
 
@@ -98,6 +99,7 @@ struct model_info {
   std::int32_t bos_token = -1;
   std::vector<std::int32_t> eos_tokens;
   bool has_chat_template = false;
+  sampling_choices sampling;          ///< what the model's files recommend. A request is taken as it is: who wants them applies them
 };
 
 /// A moment of the engine's life, for health checks and tests. Approximate while requests run, exact when idle.

@@ -9,7 +9,7 @@ struct engine_options {
   std::string model;                        ///< a .gguf file, a directory with config.json and *.safetensors, or a name in the model folder
   std::string load_format = "auto";         ///< auto: the model's files; dummy: random weights and a made-up tokenizer for the config.json
                                             ///< that `model` is or holds, or the preset that it names (llama-3.1-8b, ...): to measure speed
-  std::string served_model_name;            ///< empty: the model's folder or file name, without .gguf
+  std::string served_model_name;            ///< empty: the model's folder or file name, without .gguf and -0000K-of-0000N
   std::string chat_template;                ///< a file with a Jinja template; empty: the model's own
   std::string device = "auto";              ///< auto (the first GPU, else the CPU), cpu, cuda, cuda:N
   std::string dtype = "auto";               ///< what is computed in: auto, float32; on a GPU also bfloat16, float16

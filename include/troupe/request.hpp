@@ -62,7 +62,7 @@ class logits_sink {
 struct request {
   std::variant<text_prompt, std::vector<std::int32_t>, chat_prompt> prompt;
   sampling_params sampling;
-  std::optional<std::uint32_t> max_tokens;    ///< absent: the rest of the context
+  std::optional<std::uint32_t> max_tokens;    ///< absent: the rest of the context; 0: compute the prompt only
   std::vector<std::string> stop;              ///< ends the text before the first match (at most 16, each 1–256 bytes)
   std::vector<std::int32_t> stop_token_ids;   ///< end the text; not part of it
   bool ignore_eos = false;
@@ -71,7 +71,7 @@ struct request {
   std::int32_t priority = 0;                  ///< lower runs sooner
   std::optional<std::chrono::steady_clock::time_point> deadline;
   std::string id;                             ///< echoed in events and logs; empty: the engine makes one
-  std::shared_ptr<logits_sink> logits;        ///< set: teacher-forced run over the prompt, no token is generated when max_tokens is 0
+  std::shared_ptr<logits_sink> logits;        ///< set: teacher-forced run over the prompt
 };
 
 enum class finish_reason { none, stop, length, cancelled, error };

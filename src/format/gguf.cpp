@@ -134,6 +134,11 @@ std::string write_shard_name(const std::string& prefix, std::uint32_t number, st
 
 }  // namespace
 
+std::string name_of_all_shards(const std::string& path) {
+  const auto name = read_shard_name(path);
+  return name && name->number >= 1 && name->number <= name->count ? name->prefix + ".gguf" : path;
+}
+
 std::string_view name(gguf_type type) noexcept {
   constexpr std::array<std::string_view, 13> names{"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
                                                    "bool", "string", "array", "u64", "i64", "f64"};

@@ -31,6 +31,9 @@ struct gguf_entry {
   std::span<const std::byte> payload;
 };
 
+/// "dir/model.gguf" for its shard "dir/model-00002-of-00005.gguf"; any other path as it is.
+std::string name_of_all_shards(const std::string& path);
+
 /// A GGUF file of version 2 or 3, little-endian (the format: ggml's docs/gguf.md): metadata and tensors over one
 /// read-only mapping per shard. Everything that the file says about lengths, counts and offsets is checked before use;
 /// after `open` no access can leave the file. Views (strings, tensor data) live as long as this object, and survive its

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "src/model/read_config.hpp"
 
@@ -86,6 +87,30 @@ void read_rope(reader& in, model_config& c) {
   }
 }
 
+/// llama.cpp's keys; its converter takes them from generation_config.json.
+sampling_choices read_sampling(const format::gguf_file& file, reader& keys) {
+  const auto maybe = [&](const std::string& name) -> std::optional<float> {
+    const std::string key = "general.sampling." + name;
+    if (!file.contains(key)) return std::nullopt;
+    auto x = file.get_f64(key);
+    if (x) return static_cast<float>(*x);
+    keys.fail(x.take_error());
+    return std::nullopt;
+  };
+  sampling_choices s;
+  s.temperature = maybe("temp");
+  if (const auto k = maybe("top_k")) {
+    if (!(*k >= -1 && *k < 1e9f) || *k != std::floor(*k))
+      keys.fail(failure(errc::invalid_file, file.origin() + ": general.sampling.top_k is not a whole number in range"));
+    else
+      s.top_k = static_cast<std::int32_t>(*k);
+  }
+  s.top_p = maybe("top_p");
+  s.min_p = maybe("min_p");
+  s.repetition_penalty = maybe("penalty_repeat");
+  return s;
+}
+
 }  // namespace
 
 result<described_model> config_from_gguf(const format::gguf_file& file) {
@@ -116,6 +141,7 @@ result<described_model> config_from_gguf(const format::gguf_file& file) {
   c.act = out.architecture->act;
   c.rope.form = out.architecture->gguf_rope;
   read_rope(in, c);
+  out.sampling = read_sampling(file, in);
 
   // The embedding's rows are the truth about the vocabulary: the key is optional and was wrong in some files.
   const format::tensor_view* table = nullptr;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "src/model/read_config.hpp"
 
@@ -43,6 +44,10 @@ class reader {
       return fallback;
     }
     return x;
+  }
+  std::optional<float> maybe(const char* key) {
+    if (!has(key)) return std::nullopt;
+    return static_cast<float>(real(key, 0));
   }
   bool flag(const char* key, bool fallback) {
     if (!has(key)) return fallback;
@@ -98,6 +103,21 @@ class reader {
   const std::string& origin_;
   std::shared_ptr<failure> failure_;
 };
+
+/// As vLLM takes them over, and do_sample, which it leaves out: published files say false where they mean greedy.
+sampling_choices read_sampling(reader& in) {
+  sampling_choices s;
+  s.temperature = in.maybe("temperature");
+  if (!in.flag("do_sample", true)) s.temperature = 0.0f;
+  if (const auto k = in.maybe("top_k")) {
+    if (!(*k >= -1 && *k < 1e9f) || *k != std::floor(*k)) in.fail(errc::invalid_file, "top_k is not a whole number in range");
+    else s.top_k = static_cast<std::int32_t>(*k);
+  }
+  s.top_p = in.maybe("top_p");
+  s.min_p = in.maybe("min_p");
+  s.repetition_penalty = in.maybe("repetition_penalty");
+  return s;
+}
 
 double mscale(double factor, double m) { return factor <= 1.0 ? 1.0 : 0.1 * m * std::log(factor) + 1.0; }
 
@@ -222,8 +242,10 @@ result<described_model> config_from_json(std::string_view config_json, std::stri
   dom::object generation;
   const simdjson::padded_string more(generation_json);
   if (!generation_json.empty() && !second.parse(more).get(generation)) {
-    reader also(generation, origin);
+    const std::string beside = (std::filesystem::path(origin).parent_path() / "generation_config.json").string();
+    reader also(generation, beside);
     also.ids("eos_token_id", c.eos);
+    out.sampling = read_sampling(also);
     in.adopt(also);
   }
   // Ids past the vocabulary cannot come out of the model; published configs have some.

@@ -85,7 +85,7 @@ result<std::shared_ptr<const model>> open_dummy_model(const std::string& name) {
   if (!source) return source.take_error();
   auto weights = weight_table::resolve(std::move(*source), *described->architecture, file_form::safetensors, described->config);
   if (!weights) return weights.take_error();
-  return std::make_shared<const model>(model{std::move(found->path), std::move(described->config), std::move(*weights)});
+  return std::make_shared<const model>(model{std::move(found->path), std::move(described->config), std::move(*weights), {}});
 }
 
 }  // namespace troupe::model

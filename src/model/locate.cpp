@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "src/format/gguf.hpp"
+
 namespace troupe::model {
 namespace fs = std::filesystem;
 
@@ -26,6 +28,15 @@ result<std::string> locate_model(const std::string& name) {
                                         ": tools/quickstart fetches it, or name a .gguf file");
   return failure(errc::not_found, "no model '" + wanted + "': neither a file or directory nor a name in " +
                                       folder.string());
+}
+
+std::string name_of_model(const std::string& path) {
+  fs::path p = fs::absolute(path).lexically_normal();
+  if (!p.has_filename() || p.filename() == "config.json") p = p.parent_path();
+  const bool has_ending = (p.extension() == ".gguf" || p.extension() == ".json") && !fs::is_directory(p);
+  if (has_ending) p = format::name_of_all_shards(p.string());
+  const std::string name = (has_ending ? p.stem() : p.filename()).string();
+  return name.empty() ? "model" : name;
 }
 
 }  // namespace troupe::model

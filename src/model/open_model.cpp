@@ -1,5 +1,6 @@
 #include "src/model/open_model.hpp"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "src/format/gguf.hpp"
@@ -15,7 +16,8 @@ result<std::shared_ptr<const model>> finish(std::string path, described_model de
                                             std::shared_ptr<const format::tensor_source> source) {
   auto weights = weight_table::resolve(std::move(source), *described.architecture, form, described.config);
   if (!weights) return weights.take_error();
-  return std::make_shared<const model>(model{std::move(path), std::move(described.config), std::move(*weights)});
+  return std::make_shared<const model>(
+      model{std::move(path), std::move(described.config), std::move(*weights), described.sampling});
 }
 
 result<std::shared_ptr<const model>> open_gguf(const std::string& path) {
@@ -46,6 +48,14 @@ result<std::shared_ptr<const model>> open_folder(const std::string& path) {
 }
 
 }  // namespace
+
+std::uint64_t longest_sequence(const model_config& c) {
+  const rope_config& r = c.rope;
+  const double scaled = r.scaling == rope_scaling::linear ? c.context * r.factor
+                        : r.scaling == rope_scaling::yarn ? r.original_context * r.factor
+                                                          : 0;
+  return std::max<std::uint64_t>(c.context, static_cast<std::uint64_t>(scaled));
+}
 
 result<std::shared_ptr<const model>> open_model(const std::string& path) {
   std::error_code ec;

@@ -2,6 +2,8 @@
 #include <memory>
 #include <string>
 
+#include <troupe/sampling_choices.hpp>
+
 #include "src/base/result.hpp"
 #include "src/model/config.hpp"
 #include "src/model/weights.hpp"
@@ -14,7 +16,12 @@ struct model {
   std::string path;  ///< for random weights: of the config.json, or the preset's name
   model_config config;
   weight_table weights;
+  sampling_choices sampling;  ///< what the files recommend; ranges are not checked
 };
+
+/// Tokens of the longest sequence. A scaled rotary embedding reaches further than the context that most files of such
+/// models state.
+std::uint64_t longest_sequence(const model_config&);
 
 /// Opens a .gguf file (the first shard of a split one) or a Hugging Face directory (config.json and *.safetensors, with
 /// or without an index). Reads no tensor data. Errors: not_found, invalid_file, unsupported.

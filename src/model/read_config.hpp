@@ -3,6 +3,8 @@
 #include <string>
 #include <string_view>
 
+#include <troupe/sampling_choices.hpp>
+
 #include "src/base/result.hpp"
 #include "src/format/gguf.hpp"
 #include "src/model/architecture.hpp"
@@ -16,6 +18,7 @@ struct described_model {
   model_config config;
   const family* architecture = nullptr;
   std::string stored_type;  ///< config.json's torch_dtype; empty: not said
+  sampling_choices sampling;  ///< of generation_config.json, or the keys general.sampling.*
   bool quantized = false;   ///< config.json's linear layers are F8_E4M3
 };
 

@@ -89,7 +89,7 @@ troupe::request api_request::take_choice(std::size_t index) {
 
 class request_parser::impl {
  public:
-  explicit impl(parse_limits l) : limits(l) {}
+  impl(parse_limits l, sampling_params s) : limits(l), defaults(std::move(s)) {}
 
   bool open(field_reader& r, std::string& body, json_object& out) {
     if (!parser) parser = std::make_unique<simdjson::dom::parser>();
@@ -126,6 +126,7 @@ class request_parser::impl {
   }
 
   parse_limits limits;
+  sampling_params defaults;
   std::unique_ptr<simdjson::dom::parser> parser;
   std::unique_ptr<simdjson::dom::parser> nested;  ///< for JSON inside strings, while `parser` holds the body
 
@@ -137,7 +138,8 @@ class request_parser::impl {
   }
 };
 
-request_parser::request_parser(parse_limits limits) : impl_(std::make_unique<impl>(limits)) {}
+request_parser::request_parser(parse_limits limits, sampling_params defaults)
+    : impl_(std::make_unique<impl>(limits, std::move(defaults))) {}
 request_parser::~request_parser() = default;
 request_parser::request_parser(request_parser&&) noexcept = default;
 request_parser& request_parser::operator=(request_parser&&) noexcept = default;
@@ -145,6 +147,7 @@ request_parser& request_parser::operator=(request_parser&&) noexcept = default;
 parsed<api_request> request_parser::chat(std::string& body) {
   field_reader r;
   api_request q;
+  q.common.sampling = impl_->defaults;
   chat_prompt prompt;
   std::optional<std::uint32_t> max_completion_tokens;
   json_object fields;
@@ -177,6 +180,7 @@ parsed<api_request> request_parser::chat(std::string& body) {
 parsed<api_request> request_parser::completion(std::string& body) {
   field_reader r;
   api_request q;
+  q.common.sampling = impl_->defaults;
   q.kind = api_kind::completion;
   bool add_special_tokens = true;
   json_object fields;

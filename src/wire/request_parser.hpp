@@ -59,7 +59,8 @@ struct detokenize_request {
 /// `body` is read in place; its capacity may grow (the parser reads up to 64 bytes past the end).
 class request_parser {
  public:
-  explicit request_parser(parse_limits = {});
+  /// `defaults`: of the sampling parameters that a body leaves out.
+  explicit request_parser(parse_limits = {}, sampling_params defaults = {});
   ~request_parser();
   request_parser(request_parser&&) noexcept;
   request_parser& operator=(request_parser&&) noexcept;

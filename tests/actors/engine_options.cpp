@@ -3,6 +3,7 @@
 
 #include <boost/test/unit_test.hpp>
 #include <filesystem>
+#include <fstream>
 
 #include "tests/actors/client.hpp"
 
@@ -36,13 +37,50 @@ BOOST_AUTO_TEST_CASE(sequences_are_not_longer_than_the_model_s_context) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(recommended_sampling_is_told_and_checked) {
+  const sampling_choices said = engine::open(options_of("llama3-rope", 0)).info().sampling;  // generation_config.json
+  BOOST_TEST((said.temperature == 0.6f && said.top_p == 0.95f && !said.top_k && !said.seed));
+  BOOST_TEST((engine::open(tiny_options()).info().sampling == sampling_choices{}));
+
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::temp_directory_path() / ("troupe-sampling-" + std::to_string(getpid()));
+  fs::create_directories(folder);
+  for (const char* file : {"config.json", "model.safetensors"})
+    fs::copy_file(fs::path(TROUPE_TEST_DATA) / "model/llama3-rope" / file, folder / file);
+  std::ofstream(folder / "generation_config.json") << R"({"temperature": -1})";
+  engine_options o = tiny_options();
+  o.model = folder.string();
+  BOOST_CHECK_EXCEPTION((void)engine::open(o), error, [](const error& e) {
+    return e.code() == errc::invalid_file && e.message().find("temperature: must be from 0") != std::string::npos;
+  });
+  fs::remove_all(folder);
+}
+
+BOOST_AUTO_TEST_CASE(a_prompt_may_fill_the_context_when_nothing_is_generated) {
+  engine e = engine::open(options_of("llama-bias/model-bf16.gguf", 64));
+  client c(e);
+  for (const std::uint32_t max_tokens : {0u, 1u}) {
+    request r;
+    r.prompt = std::vector<std::int32_t>(64, 7);
+    r.max_tokens = max_tokens;
+    const answer_ptr a = c.submit(std::move(r));
+    BOOST_REQUIRE(c.run_until([&] { return a->ended; }));
+    BOOST_TEST(a->tokens.empty());
+    if (max_tokens)
+      BOOST_TEST((a->end.error == errc::context_exceeded));
+    else
+      BOOST_TEST((!a->end.error && a->end.reason == finish_reason::length && a->end.usage.prompt_tokens == 64));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(a_model_is_called_as_its_file_or_folder) {
   namespace fs = std::filesystem;
   const fs::path folder = fs::temp_directory_path() / ("troupe-names-" + std::to_string(getpid()));
   const fs::path model = folder / "llama-3.2-1b", data = fs::path(TROUPE_TEST_DATA) / "model/llama-bias";
   fs::create_directories(model);
   for (const char* file : {"config.json", "model.safetensors"}) fs::copy_file(data / file, model / file);
-  for (const char* file : {"tiny-v1.5.gguf", "tiny-v1.5"}) fs::copy_file(data / "model-bf16.gguf", folder / file);
+  for (const char* file : {"tiny-v1.5.gguf", "tiny-v1.5", "tiny-v1.5-00001-of-00001.gguf", "tiny-00002-of-00001.gguf"})
+    fs::copy_file(data / "model-bf16.gguf", folder / file);
   fs::copy_file(data / "config.json", folder / "tiny-v1.5.json");
 
   struct named {
@@ -51,6 +89,8 @@ BOOST_AUTO_TEST_CASE(a_model_is_called_as_its_file_or_folder) {
   for (const named& n :
        {named{"llama-3.2-1b", "auto", "llama-3.2-1b"}, named{"llama-3.2-1b/", "auto", "llama-3.2-1b"},
         named{"llama-3.2-1b/.", "auto", "llama-3.2-1b"}, named{"tiny-v1.5.gguf", "auto", "tiny-v1.5"},
+        named{"tiny-v1.5-00001-of-00001.gguf", "auto", "tiny-v1.5"},
+        named{"tiny-00002-of-00001.gguf", "auto", "tiny-00002-of-00001"},
         named{"tiny-v1.5", "auto", "tiny-v1.5"}, named{"llama-3.2-1b", "dummy", "llama-3.2-1b"},
         named{"llama-3.2-1b/config.json", "dummy", "llama-3.2-1b"}, named{"tiny-v1.5.json", "dummy", "tiny-v1.5"}}) {
     engine_options o = tiny_options();

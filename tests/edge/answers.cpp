@@ -74,6 +74,9 @@ BOOST_AUTO_TEST_CASE(parameters_reach_the_engine) {
   auto v = json::parse(s.ask(post("/v1/chat/completions", chat("echo", R"("temperature":0.25,"max_tokens":9)"))).body);
   const std::string text = string_at(v.at("choices").at(0).at("message"), "content");
   BOOST_TEST(text.find("t=0.25 choice=0 max=9 deadline=1") != std::string::npos, text);
+  v = json::parse(s.ask(post("/v1/chat/completions", chat("echo", R"("temperature":null)"))).body);
+  const std::string silent = string_at(v.at("choices").at(0).at("message"), "content");
+  BOOST_TEST(silent.find("t=0.75 ") != std::string::npos, silent);  // as the model recommends
 }
 
 BOOST_AUTO_TEST_CASE(a_model_that_is_not_served_is_not_found) {

@@ -76,6 +76,7 @@ class engine::impl {
   explicit impl(std::uint32_t credit) : credit_(credit), thread_([this] { run(); }) {
     info.name = "fake";
     info.max_model_len = 2048;
+    info.sampling.temperature = 0.75f;
     control.status.ready = true;
   }
   ~impl() {

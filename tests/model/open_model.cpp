@@ -8,6 +8,7 @@
 #include "src/format/gguf.hpp"
 #include "src/model/open_model.hpp"
 #include "src/model/read_config.hpp"
+#include "tests/format/bytes.hpp"
 
 using namespace troupe;
 using namespace troupe::model;
@@ -110,6 +111,62 @@ BOOST_AUTO_TEST_CASE(end_ids_come_from_both_json_files) {
   BOOST_TEST(d.config.eos == (std::vector<token_id>{2, 5, 7}), boost::test_tools::per_element());
   d = config_from_json(replaced(config, "\"eos_token_id\": 2", "\"eos_token_id\": [9, 100000]"), "", "x").value();
   BOOST_TEST(d.config.eos == (std::vector<token_id>{9}), boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(sampling_is_recommended_by_generation_config_json) {
+  const std::string config = read(data("llama") + "/config.json");
+  const auto said = [&](const std::string& generation) { return config_from_json(config, generation, "x").value().sampling; };
+  sampling_choices all;
+  all.temperature = 0.6f;
+  all.top_k = 20;
+  all.top_p = 0.95f;
+  all.min_p = 0.05f;
+  all.repetition_penalty = 1.05f;
+  BOOST_TEST((said(R"({"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05, "repetition_penalty": 1.05})") == all));
+  BOOST_TEST((said("") == sampling_choices{}));
+  BOOST_TEST((said(R"({"temperature": null, "top_p": null, "max_length": 20})") == sampling_choices{}));
+  sampling_choices greedy;
+  greedy.temperature = 0.0f;
+  greedy.top_p = 1.0f;
+  BOOST_TEST((said(R"({"do_sample": false, "temperature": 0.6, "top_p": 1})") == greedy));
+  for (const auto& [generation, key] : {std::pair(R"({"temperature": "warm"})", "temperature"), std::pair(R"({"top_k": 2.5})", "top_k"),
+                                        std::pair(R"({"top_k": 1e12})", "top_k"), std::pair(R"({"do_sample": 1})", "do_sample")}) {
+    const auto r = config_from_json(config, generation, "x");
+    BOOST_TEST_REQUIRE(!r);
+    BOOST_TEST((r.error().code == errc::invalid_file));
+    BOOST_TEST(r.error().message.find(std::string("generation_config.json: ") + key) == 0, r.error().message);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(sampling_is_recommended_by_keys_of_a_gguf) {
+  scratch_folder f;
+  // Keys go before those that are there; one more fills up to the alignment, so that the tensors' data stay in place.
+  const auto open_with = [&](std::vector<std::pair<std::string, float>> reals, std::int32_t top_k) {
+    constexpr auto f32 = std::uint32_t(format::gguf_type::f32), i32 = std::uint32_t(format::gguf_type::i32),
+                   text = std::uint32_t(format::gguf_type::string);
+    test::writer keys;
+    for (const auto& [key, value] : reals) keys.string("general.sampling." + key).put(f32).put(value);
+    keys.string("general.sampling.top_k").put(i32).put(top_k).string("fill").put(text);
+    keys.string(std::string(32 - (keys.text().size() + 8) % 32, '.'));
+    std::string bytes = read(data("llama-bias") + "/model-bf16.gguf");
+    std::uint64_t n;
+    std::memcpy(&n, bytes.data() + 16, 8);
+    n += reals.size() + 2;
+    std::memcpy(bytes.data() + 16, &n, 8);
+    write(f.path / "m.gguf", bytes.insert(24, keys.text()));
+    return open_model((f.path / "m.gguf").string());
+  };
+  sampling_choices all;
+  all.temperature = 0.6f;
+  all.top_k = 20;
+  all.top_p = 0.95f;
+  all.min_p = 0.05f;
+  all.repetition_penalty = 1.05f;
+  BOOST_TEST((open_with({{"temp", 0.6f}, {"top_p", 0.95f}, {"min_p", 0.05f}, {"penalty_repeat", 1.05f}}, 20).value()->sampling == all));
+  const auto r = open_with({}, -2);
+  BOOST_TEST_REQUIRE(!r);
+  BOOST_TEST(r.error().message.find("general.sampling.top_k") != std::string::npos, r.error().message);
+  BOOST_TEST((open_model(data("llama-bias") + "/model-bf16.gguf").value()->sampling == sampling_choices{}));
 }
 
 BOOST_AUTO_TEST_CASE(configurations_that_cannot_be_are_refused_by_name) {

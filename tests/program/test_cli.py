@@ -204,7 +204,7 @@ class Files(ProgramTest):
                                   ("generate", "--prompt", "x", "--tensor-parallel-size", "2"), ("chat",)):
             with self.subTest(command=command, options=options):
                 self.fail_with(2, command, TINY, "--max-model-len", CONTEXT + 1, *options, names=names)
-        self.fail_with(2, "bench", TINY, "-p", CONTEXT, "-n", "0", names=names)
+        self.fail_with(2, "bench", TINY, "-p", CONTEXT + 1, "-n", "0", names=names)
         self.succeed("generate", TINY, "--prompt", "x", "-n", "1", "--max-model-len", CONTEXT)
 
     def test_a_folder_without_tokenizer_runs_ids_but_no_text(self):

@@ -117,6 +117,26 @@ class Generate(ProgramTest):
         self.assertEqual(o["usage"], {"prompt_tokens": n, "completion_tokens": 8, "total_tokens": n + 8})
         self.assertTrue(all(isinstance(v, float) and v >= 0 for v in o["timings"].values()))
 
+    def recommending(self, **sampling):
+        """TINY with keys general.sampling.NAME, and one that fills up to the alignment of what follows."""
+        def string(text):
+            return struct.pack("<Q", len(text)) + text
+        keys = b"".join(string(f"general.sampling.{k}".encode()) + struct.pack("<If", 6, v) for k, v in sampling.items())
+        keys += string(b"fill") + struct.pack("<I", 8)
+        keys += string(b"." * (32 - (len(keys) + 8) % 32))
+        model = TINY.read_bytes()
+        (n,) = struct.unpack_from("<Q", model, 16)
+        return self.file("recommending.gguf", model[:16] + struct.pack("<Q", n + len(sampling) + 1) + keys + model[24:])
+
+    def test_sampling_is_as_the_model_recommends(self):
+        greedy = self.generate("-n", "24", "--temperature", "0", "--ignore-eos")["tokens"]
+        hot = self.generate("-n", "24", "--temperature", "1", "--seed", "3", "--ignore-eos")["tokens"]
+        self.assertNotEqual(hot, greedy)
+        model = self.recommending(temp=0)
+        self.assertEqual(self.generate("-n", "24", "--ignore-eos", model=model)["tokens"], greedy)
+        self.assertEqual(self.generate("-n", "24", "--temperature", "1", "--seed", "3", "--ignore-eos", model=model)["tokens"], hot)
+        self.fail_with(2, "generate", self.recommending(top_p=1.5), "--prompt", "x", names=("recommending.gguf", "top_p", "general.sampling"))
+
     def test_plain_output_is_the_text_and_a_newline(self):
         o = self.generate("-n", "12", "--temperature", "0")
         plain = self.succeed("generate", TINY, "--prompt", "Once upon a time", "-n", "12", "--temperature", "0")
@@ -255,6 +275,13 @@ class Bench(ProgramTest):
             self.assertEqual(r["threads"], 1)
         self.assertEqual([(r["n_prompt"], r["n_gen"], r["depth"], r["batch"]) for r in rows],
                          [(16, 0, 0, 1), (32, 0, 0, 1), (0, 8, 0, 1), (0, 8, 16, 1), (0, 8, 0, 1), (0, 8, 0, 2)])
+
+    def test_prompt_as_long_as_the_context(self):
+        for more in ((), ("--max-model-len", CONTEXT)):
+            rows = json.loads(self.succeed("bench", TINY, "-p", f"16,{CONTEXT}", "-n", "4", "-r", "1", "--json", *more))
+            self.assertEqual([r["n_prompt"] for r in rows], [16, CONTEXT, 0])
+            self.assertGreater(min(rows[1]["samples"]), 0)
+        self.fail_with(2, "bench", TINY, "-p", CONTEXT + 1, "-n", "4", "-r", "1", names=(str(CONTEXT + 1), f"context of {CONTEXT}"))
 
     def test_tables(self):
         options = ("bench", TINY, "-p", "8", "-n", "4", "-r", "1")

@@ -43,6 +43,21 @@ const chat_prompt& chat_of(const wire::api_request& q) { return std::get<chat_pr
 
 }  // namespace
 
+BOOST_AUTO_TEST_CASE(sampling_that_a_body_leaves_out_is_the_parsers) {
+  sampling_params mine;
+  mine.temperature = 0.6f;
+  mine.top_k = 20;
+  wire::request_parser p({}, mine);
+  std::string body = with(R"("top_k":0)");
+  const auto q = *p.chat(body);
+  BOOST_TEST(q.common.sampling.temperature == 0.6f);
+  BOOST_TEST(q.common.sampling.top_k == 0);
+  body = R"({"prompt":"x","temperature":1})";
+  const auto c = *p.completion(body);
+  BOOST_TEST(c.common.sampling.temperature == 1.0f);
+  BOOST_TEST(c.common.sampling.top_k == 20);
+}
+
 BOOST_AUTO_TEST_CASE(defaults_are_those_of_other_servers) {
   auto q = good_chat(chat_bodies()[0]);
   BOOST_TEST(q.model == "m");
