@@ -91,17 +91,21 @@ void check(const engine_options& o) {
     throw error(errc::invalid_argument, "inject_fault: there is no rank " + std::to_string(f.rank));
 }
 
-void check(const engine_options& o, const model::model& m) {
-  const model::model_config& c = m.config;
+void check(const engine_options& o, const model::model_config& c) {
   if (const std::uint64_t most = model::longest_sequence(c); o.max_model_len > most)
     throw error(errc::invalid_argument, "max_model_len " + std::to_string(o.max_model_len) +
                                             " is more than the model's context of " + std::to_string(most) +
                                             " tokens: ask for shorter sequences");
-  sampling_params recommended;
-  m.sampling.apply_to(recommended);
-  if (auto valid = front::validate(recommended, c.vocab); !valid)
-    throw error(errc::invalid_file, m.path + ": the sampling that the model's files recommend cannot be: " + valid.error().message +
-                                        ": correct generation_config.json or the key general.sampling of the GGUF");
+}
+
+/// What the model's files recommend; nothing, and a word in the log, where no request could ask for it.
+sampling_choices recommended_sampling(const model::model& m) {
+  sampling_params s;
+  m.sampling.apply_to(s);
+  auto valid = front::validate(s, m.config.vocab);
+  if (valid) return m.sampling;
+  log().warn("{}: the sampling that its files recommend is left aside: {}", m.path, valid.error().message);
+  return {};
 }
 
 }  // namespace
@@ -122,7 +126,7 @@ void engine::impl::load() {
   auto text = std::async(std::launch::async,
                          [this, config = dummy ? &model_->config : nullptr] { return load_text(options_, info_.path, config); });
   if (!dummy) model_ = model::open_model(info_.path).value();
-  check(options_, *model_);
+  check(options_, model_->config);
   rank::made_ranks made = rank::make_ranks(options_, model_, sinks_).value();
   actor_parts parts;
   parts.ranks = std::move(made.group);
@@ -188,7 +192,7 @@ void engine::impl::describe() {
     for (token_id id : text_.tokenizer->end_of_generation())
       if (std::find(info_.eos_tokens.begin(), info_.eos_tokens.end(), id) == info_.eos_tokens.end()) info_.eos_tokens.push_back(id);
   }
-  info_.sampling = model_->sampling;
+  info_.sampling = recommended_sampling(*model_);
   info_.has_chat_template = text_.chat != nullptr;
 }
 

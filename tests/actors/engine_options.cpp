@@ -37,7 +37,7 @@ BOOST_AUTO_TEST_CASE(sequences_are_not_longer_than_the_model_s_context) {
     }
 }
 
-BOOST_AUTO_TEST_CASE(recommended_sampling_is_told_and_checked) {
+BOOST_AUTO_TEST_CASE(recommended_sampling_is_told_where_it_can_be) {
   const sampling_choices said = engine::open(options_of("llama3-rope", 0)).info().sampling;  // generation_config.json
   BOOST_TEST((said.temperature == 0.6f && said.top_p == 0.95f && !said.top_k && !said.seed));
   BOOST_TEST((engine::open(tiny_options()).info().sampling == sampling_choices{}));
@@ -50,9 +50,7 @@ BOOST_AUTO_TEST_CASE(recommended_sampling_is_told_and_checked) {
   std::ofstream(folder / "generation_config.json") << R"({"temperature": -1})";
   engine_options o = tiny_options();
   o.model = folder.string();
-  BOOST_CHECK_EXCEPTION((void)engine::open(o), error, [](const error& e) {
-    return e.code() == errc::invalid_file && e.message().find("temperature: must be from 0") != std::string::npos;
-  });
+  BOOST_TEST((engine::open(o).info().sampling == sampling_choices{}));
   fs::remove_all(folder);
 }
 
