@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <chrono>
 #include <deque>
 #include <map>
@@ -19,7 +20,9 @@ class gpu_backend final : public model::backend {
  public:
   gpu_backend(const model::rank_shape& shape, const gpu_options& o, std::shared_ptr<model::sink_table> sinks,
               std::uint32_t window, bool gates)
-      : shape_(shape), options_(o), sinks_(std::move(sinks)), slots_(shape, window, {.gates = gates}), writer_(shape) {}
+      : shape_(shape), options_(o), sinks_(std::move(sinks)), slots_(shape, window, {.gates = gates}), writer_(shape) {
+    for (std::vector<slot_id>& d : drawn_) d.reserve(shape.max_slots);
+  }
 
   /// Waits a moment for a step that is still on the card. One that hangs there keeps the memory it uses: freeing would
   /// wait for it, and whoever destroys a lost rank must not hang with it.
@@ -39,7 +42,6 @@ class gpu_backend final : public model::backend {
   struct flight {
     step_seq seq = 0;
     std::uint32_t turn = 0;
-    std::vector<slot_id> drawn;            // slots of the results, in order
     std::vector<model::row_result> ready;  // rows whose outcome is known already (logits)
     clock::time_point launched;
     std::uint64_t launch_ns = 0;
@@ -86,6 +88,7 @@ class gpu_backend final : public model::backend {
   std::unique_ptr<row_gates> gates_;  // null: no gated rows
   std::map<captured, graph_exec> graphs_;
   std::deque<flight> flights_;
+  std::array<std::vector<slot_id>, turns> drawn_;  // slots of the results of a flight, in order
   std::vector<kernels::gpu::page_entry> entries_;
   step_seq last_ = 0;
   std::uint32_t polls_ = 0;

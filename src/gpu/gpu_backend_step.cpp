@@ -14,10 +14,10 @@ result<void> gpu_backend::enqueue_step(const model::step_plan_view& plan, flight
   const model::step_batch& batch = slots_.batch();
   if (batch.rows.empty()) return update_pages(plan, f.turn, 0);
   writer_.order(plan, batch);
-  f.drawn.assign(writer_.drawn().begin(), writer_.drawn().end());
+  drawn_[f.turn].assign(writer_.drawn().begin(), writer_.drawn().end());
   const auto n_tokens = static_cast<std::uint32_t>(batch.tokens.size());
   const auto n_outputs = static_cast<std::uint32_t>(writer_.outputs().size());
-  const auto n_draws = static_cast<std::uint32_t>(f.drawn.size());
+  const auto n_draws = static_cast<std::uint32_t>(writer_.drawn().size());
 
   bucket b{token_bucket(n_tokens, shape_.max_batched_tokens), 0, 0};
   const model::graph_key key = plan.graph();
@@ -73,8 +73,9 @@ result<void> gpu_backend::update_pages(const model::step_plan_view& plan, std::u
 
 void gpu_backend::await_gates(const model::step_plan_view& plan, const model::step_batch& batch, const flight& f) {
   if (!gates_) return;  // then the slot table lets no gated row pass
-  for (std::uint32_t i = 0; i < f.drawn.size(); ++i) {
-    const model::plan_row& row = plan.rows()[batch.outputs[writer_.outputs()[i]].row];
+  const std::span<const model::plan_row> rows = plan.rows();
+  for (std::uint32_t i = 0; i < writer_.drawn().size(); ++i) {
+    const model::plan_row& row = rows[batch.outputs[writer_.outputs()[i]].row];
     if (row.gate == model::row_gate::mask) gates_->await(f.seq, f.turn, i, row.gate_id);
   }
 }

@@ -15,13 +15,16 @@ step_writer::step_writer(const model::rank_shape& s) {
 void step_writer::order(const model::step_plan_view& plan, const model::step_batch& batch) {
   order_.clear();
   drawn_.clear();
-  for (const bool drawing : {true, false})
-    for (std::uint32_t i = 0; i < batch.outputs.size(); ++i)
-      if ((plan.rows()[batch.outputs[i].row].output != model::row_output::logits) == drawing) order_.push_back(i);
-  for (std::uint32_t i : order_) {
-    const model::plan_row& row = plan.rows()[batch.outputs[i].row];
-    if (row.output != model::row_output::logits) drawn_.push_back(row.slot);
+  const std::span<const model::plan_row> rows = plan.rows();
+  for (std::uint32_t i = 0; i < batch.outputs.size(); ++i) {
+    const model::plan_row& row = rows[batch.outputs[i].row];
+    if (row.output == model::row_output::logits) continue;
+    order_.push_back(i);
+    drawn_.push_back(row.slot);
   }
+  if (order_.size() == batch.outputs.size()) return;
+  for (std::uint32_t i = 0; i < batch.outputs.size(); ++i)
+    if (rows[batch.outputs[i].row].output == model::row_output::logits) order_.push_back(i);
 }
 
 void step_writer::divide(const g::attention_shape& shape, const model::step_batch& batch) {
@@ -33,6 +36,7 @@ void step_writer::divide(const g::attention_shape& shape, const model::step_batc
 
 void step_writer::write(const model::step_plan_view& plan, const model::step_batch& batch,
                         std::span<const g::page_entry> entries, const step_layout& l, std::byte* to) const {
+  const std::span<const model::plan_row> rows = plan.rows();
   auto* const slots = step_layout::at<std::uint32_t>(to, l.slots);
   for (const model::step_row& r : batch.rows) std::fill_n(slots + r.first, r.n_tokens, r.slot);
   // A token of the batch is an id or says whose last token it is; the kernels know the same two forms.
@@ -45,7 +49,7 @@ void step_writer::write(const model::step_plan_view& plan, const model::step_bat
     const model::step_output& o = batch.outputs[order_[i]];
     gather[i] = o.token;
     if (i >= drawn_.size()) continue;
-    const model::plan_row& row = plan.rows()[o.row];
+    const model::plan_row& row = rows[o.row];
     const std::uint32_t flags = (row.output == model::row_output::sample_logprobs ? g::sample_logprob : 0u) |
                                 (row.gate == model::row_gate::mask ? g::sample_masked : 0u);
     draws[i] = {drawn_[i], batch.positions[o.token] + 1, i, flags, i, i};
