@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "kernels/gpu/attention_scratch.hpp"
 
@@ -13,6 +15,31 @@ constexpr std::uint64_t wanted_units(const attention_shape& s) { return std::uin
 
 std::uint64_t max_tiles(const attention_shape& s) {
   return std::uint64_t{s.max_rows} + s.max_tokens / attention_tile_tokens(s);
+}
+
+constexpr std::uint32_t n_segments_of(const attention_item& i) { return i.last_segment - i.first_segment; }
+
+/// Long items first, those of equal length in the order that they have, which is what std::stable_sort makes of them.
+/// Lengths are few beside items, and all equal in most decode steps: they are counted, not compared.
+void longest_first(std::vector<attention_item>& items) {
+  const auto longer = [](const attention_item& a, const attention_item& b) {
+    return n_segments_of(a) > n_segments_of(b);
+  };
+  if (std::is_sorted(items.begin(), items.end(), longer)) return;
+  std::uint32_t longest = 0;
+  for (const attention_item& i : items) longest = std::max(longest, n_segments_of(i));
+  std::array<std::uint32_t, 1024> next;  // where the next item of a length goes; of sequences of half a million tokens
+  if (longest >= next.size()) return std::stable_sort(items.begin(), items.end(), longer);
+  std::fill_n(next.begin(), longest + 1, 0u);
+  for (const attention_item& i : items) ++next[n_segments_of(i)];
+  std::uint32_t before = 0;
+  for (std::uint32_t length = longest + 1; length-- > 0;) before += std::exchange(next[length], before);
+  const std::size_t n = items.size();
+  items.resize(2 * n);  // the room is kept from step to step
+  const auto unsorted = items.begin() + static_cast<std::ptrdiff_t>(n);
+  std::copy(items.begin(), unsorted, unsorted);
+  for (auto i = unsorted; i != items.end(); ++i) items[next[n_segments_of(*i)]++] = *i;
+  items.resize(n);
 }
 
 }  // namespace
@@ -56,10 +83,7 @@ void plan_attention(const attention_shape& s, std::span<const row_span> rows, st
       items.push_back({row.slot, row.first + t, n, position, first, last, no_partial, 1});
       n_segments += last - first;
     }
-  const auto longer = [](const attention_item& a, const attention_item& b) {
-    return a.last_segment - a.first_segment > b.last_segment - b.first_segment;
-  };
-  std::stable_sort(items.begin(), items.end(), longer);
+  longest_first(items);
 
   // A segment costs about the same with few rows (its keys and values must come from memory) and with many (its
   // products take as long), so parts of equal length are equal work.
@@ -69,9 +93,10 @@ void plan_attention(const attention_shape& s, std::span<const row_span> rows, st
   const std::size_t n_tiles = items.size();
   for (std::size_t i = 0; i < n_tiles; ++i) {
     const attention_item tile = items[i];
-    const std::uint32_t n = tile.last_segment - tile.first_segment;
+    const std::uint32_t n = n_segments_of(tile);
+    if (n <= length) break;  // as all that follow
     const std::uint64_t need = std::uint64_t{n} * tile.n_tokens * group;
-    if (n <= length || used + need > capacity) continue;
+    if (used + need > capacity) continue;
     const auto n_parts = static_cast<std::uint32_t>(ceil_div(n, length));
     for (std::uint32_t p = 0; p < n_parts; ++p) {
       attention_item part = tile;
@@ -86,7 +111,7 @@ void plan_attention(const attention_shape& s, std::span<const row_span> rows, st
     }
     used += static_cast<std::uint32_t>(need);
   }
-  if (items.size() > n_tiles) std::stable_sort(items.begin(), items.end(), longer);
+  if (items.size() > n_tiles) longest_first(items);
 }
 
 }  // namespace troupe::kernels::gpu

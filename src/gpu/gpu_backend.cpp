@@ -166,12 +166,14 @@ result<bool> gpu_backend::poll(model::step_done& done) {
     if (f.queued && last_ended_ && began >= last_ended_) idle_.add(began - last_ended_);
     last_ended_ = ended;
     done.rows = std::move(f.ready);
-    for (std::size_t i = 0; i < f.drawn.size(); ++i) {
+    const std::vector<slot_id>& drawn = drawn_[f.turn];
+    done.rows.reserve(done.rows.size() + drawn.size());
+    for (std::size_t i = 0; i < drawn.size(); ++i) {
       const g::sample_result& r = turn.results[i];
       std::uint32_t flags = r.flags;
       if (flags == model::row_nothing_allowed && gates_->missing(f.turn, static_cast<std::uint32_t>(i)))
         flags = model::row_gate_closed;
-      done.rows.push_back({f.drawn[i], r.token, flags, r.logprob});
+      done.rows.push_back({drawn[i], r.token, flags, r.logprob});
     }
     if (gates_) gates_->done(f.seq);
   } else {

@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <chrono>
 #include <deque>
 #include <map>
@@ -9,6 +10,7 @@
 #include "src/gpu/gpu_decoder.hpp"
 #include "src/gpu/row_gates.hpp"
 #include "src/gpu/slot_admissions.hpp"
+#include "src/gpu/step_writer.hpp"
 #include "src/model/slot_table.hpp"
 
 namespace troupe::gpu {
@@ -18,7 +20,9 @@ class gpu_backend final : public model::backend {
  public:
   gpu_backend(const model::rank_shape& shape, const gpu_options& o, std::shared_ptr<model::sink_table> sinks,
               std::uint32_t window, bool gates)
-      : shape_(shape), options_(o), sinks_(std::move(sinks)), slots_(shape, window, {.gates = gates}) {}
+      : shape_(shape), options_(o), sinks_(std::move(sinks)), slots_(shape, window, {.gates = gates}), writer_(shape) {
+    for (std::vector<slot_id>& d : drawn_) d.reserve(shape.max_slots);
+  }
 
   /// Waits a moment for a step that is still on the card. One that hangs there keeps the memory it uses: freeing would
   /// wait for it, and whoever destroys a lost rank must not hang with it.
@@ -38,7 +42,6 @@ class gpu_backend final : public model::backend {
   struct flight {
     step_seq seq = 0;
     std::uint32_t turn = 0;
-    std::vector<slot_id> drawn;            // slots of the results, in order
     std::vector<model::row_result> ready;  // rows whose outcome is known already (logits)
     clock::time_point launched;
     std::uint64_t launch_ns = 0;
@@ -59,7 +62,7 @@ class gpu_backend final : public model::backend {
   result<void> enqueue_step(const model::step_plan_view&, flight&);
   result<void> kernels_of(const bucket&, const step_layout&, std::uint32_t turn, cudaStream_t);
   result<void> capture(const bucket&);
-  void fill_inputs(const model::step_plan_view&, const model::step_batch&, const bucket&, const step_layout&, flight&);
+  void await_gates(const model::step_plan_view&, const model::step_batch&, const flight&);
   result<void> update_pages(const model::step_plan_view&, std::uint32_t turn, std::uint32_t inside);
   result<void> logits_rows(const model::step_plan_view&, const model::step_batch&, std::uint32_t first, flight&);
   result<void> wait();
@@ -69,6 +72,7 @@ class gpu_backend final : public model::backend {
   gpu_options options_;
   std::shared_ptr<model::sink_table> sinks_;
   model::slot_table slots_;
+  step_writer writer_;
   memory device_, pinned_;
   std::uint64_t pinned_results_ = 0, pinned_seq_ = 0,
                 pinned_turn_bytes_ = 0;  // offsets in a turn's memory, and its size
@@ -84,12 +88,9 @@ class gpu_backend final : public model::backend {
   std::unique_ptr<row_gates> gates_;  // null: no gated rows
   std::map<captured, graph_exec> graphs_;
   std::deque<flight> flights_;
-  std::vector<std::uint32_t> order_;  // outputs of the step: those that draw first
+  std::array<std::vector<slot_id>, turns> drawn_;  // slots of the results of a flight, in order
   std::vector<kernels::gpu::page_entry> entries_;
-  std::vector<kernels::gpu::row_span> rows_;
-  std::vector<kernels::gpu::attention_item> items_;
   step_seq last_ = 0;
-  std::uint64_t runs_ = 0;
   std::uint32_t polls_ = 0;
   recent_times idle_;             ///< of the card, between steps that were queued while the one before still ran
   std::uint64_t last_ended_ = 0;  ///< by the card's clock

@@ -13,17 +13,11 @@ namespace g = kernels::gpu;
 result<void> gpu_backend::enqueue_step(const model::step_plan_view& plan, flight& f) {
   const model::step_batch& batch = slots_.batch();
   if (batch.rows.empty()) return update_pages(plan, f.turn, 0);
-  order_.clear();
-  for (const bool drawing : {true, false})
-    for (std::uint32_t i = 0; i < batch.outputs.size(); ++i)
-      if ((plan.rows()[batch.outputs[i].row].output != model::row_output::logits) == drawing) order_.push_back(i);
+  writer_.order(plan, batch);
+  drawn_[f.turn].assign(writer_.drawn().begin(), writer_.drawn().end());
   const auto n_tokens = static_cast<std::uint32_t>(batch.tokens.size());
-  const auto n_outputs = static_cast<std::uint32_t>(order_.size());
-  for (std::uint32_t i : order_) {
-    const model::plan_row& row = plan.rows()[batch.outputs[i].row];
-    if (row.output != model::row_output::logits) f.drawn.push_back(row.slot);
-  }
-  const auto n_draws = static_cast<std::uint32_t>(f.drawn.size());
+  const auto n_outputs = static_cast<std::uint32_t>(writer_.outputs().size());
+  const auto n_draws = static_cast<std::uint32_t>(writer_.drawn().size());
 
   bucket b{token_bucket(n_tokens, shape_.max_batched_tokens), 0, 0};
   const model::graph_key key = plan.graph();
@@ -36,9 +30,12 @@ result<void> gpu_backend::enqueue_step(const model::step_plan_view& plan, flight
     b.outputs = n_outputs ? token_bucket(n_outputs, shape_.max_batched_tokens) : 0;
     b.draws = n_draws ? token_bucket(n_draws, shape_.max_slots) : 0;
   }
-  const step_layout l = step_layout_of(b, decoder_->attention_shape(b));
+  const g::attention_shape shape = decoder_->attention_shape(b);
+  const step_layout l = step_layout_of(b, shape);
   if (auto ok = update_pages(plan, f.turn, l.max_page_entries); !ok) return ok;
-  fill_inputs(plan, batch, b, l, f);
+  writer_.divide(shape, batch);
+  writer_.write(plan, batch, entries_, l, turn_of(f.turn).inputs);
+  await_gates(plan, batch, f);
   f.on_device = true;
   if (key.token_bucket > 0) {
     const auto graph = graphs_.find({b, f.turn});
@@ -74,45 +71,13 @@ result<void> gpu_backend::update_pages(const model::step_plan_view& plan, std::u
   return {};
 }
 
-void gpu_backend::fill_inputs(const model::step_plan_view& plan, const model::step_batch& batch, const bucket& b,
-                              const step_layout& l, flight& f) {
-  const pinned_turn turn = turn_of(f.turn);
-  std::byte* const in = turn.inputs;
-  rows_.clear();
-  auto* const slots = step_layout::at<std::uint32_t>(in, l.slots);
-  for (const model::step_row& r : batch.rows) {
-    rows_.push_back({r.slot, r.position, r.n_tokens, r.first});
-    std::fill_n(slots + r.first, r.n_tokens, r.slot);
+void gpu_backend::await_gates(const model::step_plan_view& plan, const model::step_batch& batch, const flight& f) {
+  if (!gates_) return;  // then the slot table lets no gated row pass
+  const std::span<const model::plan_row> rows = plan.rows();
+  for (std::uint32_t i = 0; i < writer_.drawn().size(); ++i) {
+    const model::plan_row& row = rows[batch.outputs[writer_.outputs()[i]].row];
+    if (row.gate == model::row_gate::mask) gates_->await(f.seq, f.turn, i, row.gate_id);
   }
-  // A token of the batch is an id or says whose last token it is; the kernels know the same two forms.
-  static_assert(model::last_token_of(5) == g::last_token_of(5));
-  std::copy(batch.tokens.begin(), batch.tokens.end(), step_layout::at<g::input_token>(in, l.tokens));
-  std::copy(batch.positions.begin(), batch.positions.end(), step_layout::at<std::uint32_t>(in, l.positions));
-  auto* const gather = step_layout::at<std::uint32_t>(in, l.gather);
-  auto* const draws = step_layout::at<g::sample_row>(in, l.sample_rows);
-  for (std::uint32_t i = 0; i < order_.size(); ++i) {
-    const model::step_output& o = batch.outputs[order_[i]];
-    gather[i] = o.token;
-    if (i >= f.drawn.size()) continue;
-    const model::plan_row& row = plan.rows()[o.row];
-    const bool gated = row.gate == model::row_gate::mask;
-    const std::uint32_t flags =
-        (row.output == model::row_output::sample_logprobs ? g::sample_logprob : 0u) | (gated ? g::sample_masked : 0u);
-    draws[i] = {f.drawn[i], batch.positions[o.token] + 1, i, flags, i, i};
-    if (gated) gates_->await(f.seq, f.turn, i, row.gate_id);
-  }
-  std::copy(entries_.begin(), entries_.end(), step_layout::at<g::page_entry>(in, l.page_entries));
-  items_.clear();
-  g::plan_attention(decoder_->attention_shape(b), rows_, items_);
-  std::copy(items_.begin(), items_.end(), step_layout::at<g::attention_item>(in, l.items));
-  *step_layout::header(in) = {f.seq,
-                              ++runs_,
-                              static_cast<std::uint32_t>(batch.tokens.size()),
-                              static_cast<std::uint32_t>(batch.rows.size()),
-                              static_cast<std::uint32_t>(order_.size()),
-                              static_cast<std::uint32_t>(f.drawn.size()),
-                              static_cast<std::uint32_t>(entries_.size()),
-                              static_cast<std::uint32_t>(items_.size())};
 }
 
 /// Everything that a step runs, eagerly or into a capture.
@@ -183,7 +148,7 @@ result<void> gpu_backend::logits_rows(const model::step_plan_view& plan, const m
                                       std::uint32_t first, flight& f) {
   constexpr std::uint32_t chunk = gpu_decoder::logits_chunk;
   const auto* const values = logits_host_.at<float>(0);
-  const auto n = static_cast<std::uint32_t>(order_.size());
+  const auto n = static_cast<std::uint32_t>(writer_.outputs().size());
   std::shared_ptr<logits_sink> sink;
   std::uint32_t sink_row = 0xffffffffu;
   for (std::uint32_t at = first; at < n; at += chunk) {
@@ -195,7 +160,7 @@ result<void> gpu_backend::logits_rows(const model::step_plan_view& plan, const m
        "cudaMemcpyAsync")(wait());
     if (!ok.ok()) return ok.take();
     for (std::uint32_t i = 0; i < here; ++i) {
-      const model::step_output& o = batch.outputs[order_[at + i]];
+      const model::step_output& o = batch.outputs[writer_.outputs()[at + i]];
       const model::plan_row& row = plan.rows()[o.row];
       if (sink_row != o.row) {
         sink = sinks_ ? sinks_->find(row.sink) : nullptr;

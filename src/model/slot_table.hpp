@@ -66,25 +66,37 @@ class slot_table {
 
  private:
   result<void> admit(const step_plan_view&, const slot_admit&);
-  result<void> add_row(const step_plan_view&, std::uint32_t index);
-  result<void> add_output(const step_plan_view&, std::uint32_t index, std::uint32_t first);
+  result<void> add_row(const step_plan_view&, const plan_row&, std::uint32_t index);
+  result<void> add_output(const step_plan_view&, const plan_row&, std::uint32_t index, std::uint32_t first);
   bool valid_token(token_id t) const { return t >= 0 && static_cast<std::uint32_t>(t) < shape_.vocab; }
 
+  /// What a row of a decode step needs to know of its slot, side by side: page table and pool are large, and whatever
+  /// a row looks up there has left the caches since the step before.
+  struct slot_state {
+    step_seq sampled = 0;            // the last plan that draws for it, 0: none since it was admitted
+    std::uint32_t paged = 0;         // its first pages that a row has found to be there
+    std::uint32_t written = ~0u;     // index of the page that it wrote last, ~0: none since it was admitted
+    page_id written_page = no_page;  // what the page table says there
+    bool bound = false;
+  };
   struct writer {
-    step_seq seq = 0;
+    std::uint32_t step = 0;  // of another step: free
+    page_id page = 0;
     slot_id slot = 0;
     std::uint32_t end = 0;  // position after the last one written
   };
+  /// The page's, or a free one.
+  writer& writer_of(page_id);
 
   rank_shape shape_;
   std::uint32_t window_;
   rank_abilities abilities_;
   std::uint32_t table_pages_;
-  std::vector<bool> bound_;
-  std::vector<page_id> pages_;        // [slot][table_pages_]
-  std::vector<writer> writers_;       // of each page: who wrote it last
-  std::vector<step_seq> samples_;     // of each slot: the last plan that draws for it, 0: none since it was admitted
-  std::vector<std::uint32_t> paged_;  // of each slot: its first pages that a row has found to be there
+  std::vector<slot_state> slots_;
+  std::vector<page_id> pages_;   // [slot][table_pages_]
+  std::vector<writer> writers_;  // of the pages that a step writes: a hash table of as many as the step may need
+  std::uint32_t log2_writers_ = 1;
+  std::uint32_t step_ = 0;  // plans with rows
   std::vector<step_row> rows_;
   std::vector<token_id> tokens_;
   std::vector<std::uint32_t> positions_, row_of_;

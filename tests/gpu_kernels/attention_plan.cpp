@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <boost/test/unit_test.hpp>
+#include <functional>
 #include <map>
 #include <random>
 #include <set>
@@ -115,6 +116,73 @@ BOOST_AUTO_TEST_CASE(split_a_long_row_over_the_card_but_not_many_of_them) {
   BOOST_TEST(items[0].n_parts == 1u);
   plan_attention(s, {}, items);
   BOOST_TEST(items.empty());
+}
+
+// The order among items of equal length is part of the plan: that of the rows.
+BOOST_AUTO_TEST_CASE(items_are_in_the_order_that_a_stable_sort_makes) {
+  const auto sort = [](std::vector<attention_item>& v) {
+    std::multimap<std::uint32_t, attention_item, std::greater<>> by_length;  // equal keys stay in order
+    for (const attention_item& i : v) by_length.emplace(i.last_segment - i.first_segment, i);
+    v.clear();
+    for (const auto& [length, item] : by_length) v.push_back(item);
+  };
+  const auto equal = [](const attention_item& a, const attention_item& b) {
+    return a.slot == b.slot && a.token == b.token && a.n_tokens == b.n_tokens && a.position == b.position &&
+           a.first_segment == b.first_segment && a.last_segment == b.last_segment && a.partial == b.partial &&
+           a.n_parts == b.n_parts;
+  };
+  std::mt19937 rng(23);
+  std::vector<attention_item> items;
+  std::size_t n_plain = 0, n_split = 0, n_long = 0;
+  for (int round = 0; round < 600; ++round) {
+    attention_shape s = random_shape(rng);
+    if (round % 10 == 0) s.max_model_len = 2 << 20;
+    const std::vector<row_span> rows = random_rows(rng, s);
+
+    // What plan_attention says, without hurry.
+    std::vector<attention_item> expected;
+    const std::uint32_t tile = attention_tile_tokens(s), group = attention_group(s);
+    std::uint64_t n_segments = 0;
+    for (const row_span& r : rows)
+      for (std::uint32_t t = 0; t < r.n_tokens; t += tile) {
+        const std::uint32_t n = std::min(tile, r.n_tokens - t), position = r.position + t;
+        expected.push_back({r.slot, r.first + t, n, position, attention_first_segment(position, s.window),
+                            attention_last_segment(position, n), no_partial, 1});
+        n_segments += expected.back().last_segment - expected.back().first_segment;
+      }
+    sort(expected);
+    n_long += expected.front().last_segment - expected.front().first_segment > 1024;
+    const std::uint64_t wanted = std::uint64_t{4} * s.n_sms;
+    const std::uint64_t length = std::max<std::uint64_t>(1, (n_segments * s.n_kv_heads + wanted - 1) / wanted);
+    std::uint32_t used = 0;
+    const std::size_t n_tiles = expected.size();
+    for (std::size_t i = 0; i < n_tiles; ++i) {
+      const attention_item whole = expected[i];
+      const std::uint64_t n = whole.last_segment - whole.first_segment, need = n * whole.n_tokens * group;
+      if (n <= length || used + need > attention_partial_rows(s)) continue;
+      const std::uint64_t n_parts = (n + length - 1) / length;
+      for (std::uint64_t p = 0; p < n_parts; ++p) {
+        attention_item part = whole;
+        part.first_segment = whole.first_segment + static_cast<std::uint32_t>(n * p / n_parts);
+        part.last_segment = whole.first_segment + static_cast<std::uint32_t>(n * (p + 1) / n_parts);
+        part.partial = used;
+        part.n_parts = static_cast<std::uint32_t>(n_parts);
+        if (p == 0)
+          expected[i] = part;
+        else
+          expected.push_back(part);
+      }
+      used += static_cast<std::uint32_t>(need);
+    }
+    sort(expected);
+    ++(expected.size() > n_tiles ? n_split : n_plain);
+
+    plan_attention(s, rows, items);
+    BOOST_REQUIRE(std::equal(items.begin(), items.end(), expected.begin(), expected.end(), equal));
+  }
+  BOOST_TEST(n_plain > 50u);
+  BOOST_TEST(n_split > 50u);
+  BOOST_TEST(n_long > 5u);
 }
 
 // A rank has one scratch for steps of all sizes and lays it out for the largest; layouts of their own would lay one
