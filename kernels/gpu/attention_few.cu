@@ -51,10 +51,11 @@ struct running {
   }
 };
 
-/// Block (h, s, t): the query heads of KV head h, part s of the positions that token t sees. HeadDim / 8 lanes hold a
-/// row of keys or values; a pass brings 64 rows of each into registers, all at once, so that a short context costs one
-/// trip to memory. The block that ends last adds the token's parts up. Token t has the partial rows from t * splits *
-/// group of each KV head and the counters of the first of them. Bytes: keys and values once per token.
+/// Block (h, t, s): the query heads of KV head h, part s of the positions that token t sees; where contexts are short
+/// the last parts are empty, and come when the others have begun. HeadDim / 8 lanes hold a row of keys or values; a
+/// pass brings 64 rows of each into registers, all at once, so that a short context costs one trip to memory. The block
+/// that ends last adds the token's parts up. Token t has the partial rows from t * splits * group of each KV head and
+/// the counters of the first of them. Bytes: keys and values once per token.
 template <class T, int HeadDim, int group>
 __global__ void __launch_bounds__(threads)
     few_kernel(const __grid_constant__ attention_args a, const __grid_constant__ attention_scratch scratch,

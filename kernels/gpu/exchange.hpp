@@ -22,9 +22,9 @@ struct exchange_memory {
   const std::uint32_t* given_up = nullptr;  ///< pinned; not 0: nobody waits any more, and sums are worth nothing
 };
 
-/// Floats of one exchange among so many ranks: beyond 1 MiB between two, or what takes as long to send to more, NCCL is
-/// as fast.
-constexpr std::uint32_t exchange_capacity(std::uint32_t size) { return size < 2 ? 0 : (1u << 18) / (size - 1) / 4 * 4; }
+/// Floats of one exchange among so many ranks: 2 MiB between two, up to where it is faster than NCCL
+/// (perf_gpu_exchange), or what takes as long to send to more.
+constexpr std::uint32_t exchange_capacity(std::uint32_t size) { return size < 2 ? 0 : (1u << 19) / (size - 1) / 4 * 4; }
 /// Bytes of a rank's inbox.
 constexpr std::uint64_t exchange_inbox_bytes(std::uint32_t size) {
   return std::uint64_t{2} * size * exchange_capacity(size) * sizeof(std::uint64_t);

@@ -85,7 +85,12 @@ peers::~peers() {
     new memory(std::move(word_));
     return;
   }
-  for (void* p : opened_) cudaIpcCloseMemHandle(p);
+  if (opened_.empty()) return;
+  int current = 0;
+  (void)cudaGetDevice(&current);
+  (void)cudaSetDevice(device_);
+  for (void* p : opened_) (void)cudaIpcCloseMemHandle(p);
+  (void)cudaSetDevice(current);
 }
 
 peers::card peers::own() const {
