@@ -40,21 +40,25 @@ class card_group {
   std::vector<std::shared_ptr<group::collective>> members_;
 };
 
-/// Two or more cards as one backend.
+/// Two or more cards as one backend; each call goes to all of them.
+inline std::unique_ptr<rank_group> make_card_ranks(std::shared_ptr<const model::model> m, const gpu::gpu_options& o,
+                                                   std::shared_ptr<recorder> sinks, sums way = sums::direct,
+                                                   std::uint32_t size = 2) {
+  const card_group cards(size, way);
+  return std::make_unique<rank_group>(size, std::move(sinks),
+                                      [&](std::uint32_t rank, auto own) -> result<std::unique_ptr<model::backend>> {
+                                        gpu::gpu_options mine = o;
+                                        mine.device = static_cast<int>(rank);
+                                        mine.place = {rank, size};
+                                        return gpu::make_gpu_backend(m, mine, std::move(own), cards.join(rank));
+                                      });
+}
+
 class group_driver : public backend_driver {
  public:
   group_driver(std::shared_ptr<const model::model> m, const gpu::gpu_options& o, sums way = sums::direct,
                std::uint32_t size = 2)
-      : backend_driver([&](auto sinks) {
-          const card_group cards(size, way);
-          return std::make_unique<rank_group>(
-              size, std::move(sinks), [&](std::uint32_t rank, auto own) -> result<std::unique_ptr<model::backend>> {
-                gpu::gpu_options mine = o;
-                mine.device = static_cast<int>(rank);
-                mine.place = {rank, size};
-                return gpu::make_gpu_backend(m, mine, std::move(own), cards.join(rank));
-              });
-        }) {}
+      : backend_driver([&](auto sinks) { return make_card_ranks(m, o, std::move(sinks), way, size); }) {}
   rank_group& ranks() { return static_cast<rank_group&>(*backend); }
 };
 
