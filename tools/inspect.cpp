@@ -48,9 +48,11 @@ json::value value_of(const format::gguf_file& file, const format::gguf_entry& e)
 }
 
 json::object shape_of(const model::model_config& c) {
-  return {{"layers", c.n_layers}, {"hidden", c.hidden},     {"heads", c.n_heads}, {"kv_heads", c.n_kv_heads},
+  json::object out{{"layers", c.n_layers}, {"hidden", c.hidden},     {"heads", c.n_heads}, {"kv_heads", c.n_kv_heads},
           {"head_dim", c.head_dim}, {"ffn", c.ffn},         {"vocab", c.vocab},   {"context", c.context},
           {"rope_theta", c.rope.theta}, {"tied_embedding", c.tied_embedding}};
+  if (c.n_experts) out["experts"] = c.n_experts, out["experts_used"] = c.n_experts_used;
+  return out;
 }
 
 json::object describe(const arguments& a) {

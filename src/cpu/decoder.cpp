@@ -17,7 +17,6 @@ static_assert(kernels::kv_page_tokens == page_tokens);
 namespace {
 
 constexpr std::uint32_t few_rows = 4;  // up to so many tokens every thread norms and quantizes for itself
-constexpr std::uint32_t row_chunk = row_block;
 
 kv_type type_of(kv_dtype t) {
   return t == kv_dtype::f32 ? kv_type::f32 : t == kv_dtype::bf16 ? kv_type::bf16 : kv_type::f16;
@@ -31,25 +30,26 @@ attention_plan::shape attention_shape(const model::model_config& c, const model:
   return {c.n_heads, c.n_kv_heads, c.head_dim, c.window, threads, s.max_batched_tokens, s.max_model_len};
 }
 
-/// Tiles that a thread takes at a time: enough for a few turns each.
-std::uint32_t tile_chunk(std::uint32_t tiles, std::uint32_t threads) { return std::max(1u, tiles / (threads * 4)); }
-
 }  // namespace
 
 decoder::offsets decoder::lay_out(const rank_part& p, const model::rank_shape& s, std::uint32_t threads) {
   const model::model_config& c = p.model->config;
   const std::uint64_t n = s.max_batched_tokens;
+  const std::uint64_t n_mlp = c.n_experts ? n * c.n_experts_used : n;
   layout shared, own;
   offsets o{};
   o.h = shared.add<float>(n * c.hidden);
   o.a = shared.add<float>(n * c.hidden);
-  o.groups = shared.add<activation_group>(n * groups_of(widest(p)));
+  o.groups = shared.add<activation_group>(std::max(n * groups_of(widest(p)),
+                                                   n_mlp * groups_of(std::max(p.hidden.width, p.ffn.width))));
   o.rope = shared.add<float>(n * 2 * c.rope.dim);
   o.b = shared.add<float>(n * c.hidden);
   o.qkv = shared.add<float>(n * (c.q_size() + 2 * c.kv_size()));
   o.att = shared.add<float>(n * p.attended.width);
-  o.gate = shared.add<float>(n * p.ffn.width);
-  o.up = shared.add<float>(n * c.ffn);
+  o.gate = shared.add<float>(n_mlp * p.ffn.width);
+  o.up = shared.add<float>(n_mlp * c.ffn);
+  o.router = shared.add<float>(n * c.n_experts);
+  o.expert_rows = shared.add<float>(c.n_experts ? n_mlp * c.hidden : 0);
   o.n_partials = attention_plan::partial_floats(attention_shape(c, s, threads));
   o.partials = shared.add<float>(o.n_partials);
   o.own_h = own.add<float>(few_rows * c.hidden);
@@ -109,6 +109,9 @@ decoder::decoder(rank_part part, const model::rank_shape& s, const cpu_options& 
       att_(scratch_.at<float>(at_.att)),
       gate_(scratch_.at<float>(at_.gate)),
       up_(scratch_.at<float>(at_.up)),
+      router_(scratch_.at<float>(at_.router)),
+      expert_rows_(scratch_.at<float>(at_.expert_rows)),
+      routing_(c_.n_experts, c_.n_experts_used, s.max_batched_tokens),
       plan_(attention_shape(c_, s, pool.size())) {
   std::vector<float> divisors;
   if (const format::tensor_view* t = part_.model->weights.find(tensor_role::rope_divisors)) {
@@ -214,8 +217,10 @@ void decoder::walk(team& t) {
     float* const own = b_ + part_.hidden.own.begin;
     multiply(t, o, &own, c_.hidden, att_, part_.attended.width, r, n);
     if (!meet(t, b_, part_.hidden, n)) return;
-    norm(t, r, n, few, b_, l.o.bias, l.ffn_norm, l.gate.wants_groups() || l.up.wants_groups());
-    if (!feed_forward(t, l, r, n, few)) return;
+    const bool dense = l.experts.empty();
+    norm(t, r, n, few, b_, l.o.bias, l.ffn_norm,
+         dense ? l.gate.wants_groups() || l.up.wants_groups() : l.router.wants_groups());
+    if (!(dense ? feed_forward(t, l, r, n, few) : experts(t, l, r, n))) return;
     delta = b_;
     bias = l.down.bias;
   }

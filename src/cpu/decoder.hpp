@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "kernels/cpu/matmul.hpp"
 #include "kernels/cpu/vector.hpp"
 #include "src/cpu/attention_plan.hpp"
+#include "src/cpu/expert_routing.hpp"
 #include "src/cpu/forward.hpp"
 #include "src/cpu/packed_weights.hpp"
 #include "src/cpu/rank_part.hpp"
@@ -41,7 +43,7 @@ class decoder final : public forward {
     float* rope;                                  ///< [n][2 * rotary]
   };
   struct offsets {
-    std::uint64_t h, a, groups, rope, b, qkv, att, gate, up, partials, own, total;
+    std::uint64_t h, a, groups, rope, b, qkv, att, gate, up, router, expert_rows, partials, own, total;
     std::uint64_t own_h, own_a, own_groups, own_rope, own_attention, own_bytes;
     std::uint64_t n_partials;
   };
@@ -49,6 +51,12 @@ class decoder final : public forward {
 
   decoder(rank_part, const model::rank_shape&, const cpu_options&, thread_pool&, packed_weights, region kv,
           region scratch);
+
+  static constexpr std::uint32_t row_chunk = kernels::cpu::row_block;
+  /// Tiles that a thread takes at a time: enough for a few turns each.
+  static std::uint32_t tile_chunk(std::uint32_t tiles, std::uint32_t threads) {
+    return std::max(1u, tiles / (threads * 4));
+  }
 
   rows rows_of(const team&, bool few) const;
   void walk(team&);
@@ -63,6 +71,10 @@ class decoder final : public forward {
   void rotate_and_store(std::uint32_t layer, const rows&, std::uint32_t token, std::uint32_t kv_head) const;
   void attention(team&, std::uint32_t layer, const rows&, bool narrow);
   bool feed_forward(team&, const layer_weights&, const rows&, std::uint32_t n, bool few);
+  bool experts(team&, const layer_weights&, const rows&, std::uint32_t n);
+  void quantize_expert_rows(team&, const float* x, std::uint32_t cols);
+  template <class Use>
+  void expert_tiles(team&, std::uint32_t tiles, Use&&);
   bool meet(team&, float* x, const shared_columns&, std::uint32_t n);
   kernels::cpu::attention_tile tile_of(const attention_task&, std::uint32_t layer) const;
   kernels::cpu::kv_layer kv_of(std::uint32_t layer) const;
@@ -82,6 +94,10 @@ class decoder final : public forward {
   offsets at_;
   std::vector<double> frequencies_;
   float *b_, *qkv_, *att_, *gate_, *up_;
+  // With experts a step's tokens have n_experts_used rows each in gate_, up_ and expert_rows_, those of an expert side by
+  // side.
+  float *router_, *expert_rows_;
+  expert_routing routing_;
   attention_plan plan_;
   step_batch batch_;
   std::optional<failure> failed_;  ///< of the group, for good; written by thread 0 between two barriers

@@ -64,23 +64,35 @@ class packer {
     return {matrix(t), vector(bias, layer), t.scale};
   }
 
+  linear alone(const tensor_view& t) { return {matrix(t), nullptr, t.scale}; }
+  void experts(layer_weights& l, std::uint32_t layer) {
+    l.router = alone(*model_.weights.find(tensor_role::router, layer));
+    for (std::uint32_t e = 0; e < model_.config.n_experts; ++e) {
+      const auto of = [&](tensor_role role) { return alone(model_.weights.expert(role, layer, e)); };
+      l.experts.push_back({of(tensor_role::expert_gate), of(tensor_role::expert_up), of(tensor_role::expert_down)});
+    }
+  }
+
   void walk(packed_weights& out) {
     for (std::uint32_t i = 0; i < model_.config.n_layers; ++i) {
-      layer_weights l;
+      layer_weights l{};
       l.attention_norm = vector(tensor_role::attention_norm, i);
       l.q = both(tensor_role::q, tensor_role::q_bias, i);
       l.k = both(tensor_role::k, tensor_role::k_bias, i);
       l.v = both(tensor_role::v, tensor_role::v_bias, i);
       l.o = both(tensor_role::o, tensor_role::o_bias, i);
       l.ffn_norm = vector(tensor_role::ffn_norm, i);
-      l.gate = both(tensor_role::gate, tensor_role::gate_bias, i);
-      l.up = both(tensor_role::up, tensor_role::up_bias, i);
-      l.down = both(tensor_role::down, tensor_role::down_bias, i);
-      out.layers.push_back(l);
+      if (model_.config.n_experts) {
+        experts(l, i);
+      } else {
+        l.gate = both(tensor_role::gate, tensor_role::gate_bias, i);
+        l.up = both(tensor_role::up, tensor_role::up_bias, i);
+        l.down = both(tensor_role::down, tensor_role::down_bias, i);
+      }
+      out.layers.push_back(std::move(l));
     }
     out.output_norm = vector(tensor_role::output_norm, 0);
-    const tensor_view& head = model_.weights.head();
-    out.head = {matrix(head), nullptr, head.scale};
+    out.head = alone(model_.weights.head());
   }
 
   std::uint64_t bytes() const { return layout_.bytes(); }

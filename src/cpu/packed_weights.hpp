@@ -20,10 +20,17 @@ struct linear {
   bool wants_groups() const { return kernels::cpu::wants_groups(matrix.type); }
 };
 
+struct expert_weights {
+  linear gate, up, down;
+};
+
 struct layer_weights {
   const float* attention_norm;
   const float* ffn_norm;
-  linear q, k, v, o, gate, up, down;
+  linear q, k, v, o;
+  linear gate, up, down;                ///< of a dense MLP
+  linear router;                        ///< of one with experts
+  std::vector<expert_weights> experts;  ///< likewise; empty: dense
 };
 
 /// A model's weights as the kernels want them: matrices packed into tiles, vectors in f32, all in one region.

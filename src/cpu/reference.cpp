@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "kernels/cpu/vector.hpp"
@@ -74,11 +75,10 @@ class reference final : public forward {
       linear(a_, n, layer, tensor_role::o, tensor_role::o_bias, b_);
       for (std::size_t i = 0; i < std::size_t{n} * c_.hidden; ++i) h_[i] += b_[i];
       norm(h_, n, *find(tensor_role::ffn_norm, layer), a_);
-      linear(a_, n, layer, tensor_role::gate, tensor_role::gate_bias, gate_);
-      linear(a_, n, layer, tensor_role::up, tensor_role::up_bias, up_);
-      for (std::size_t i = 0; i < std::size_t{n} * c_.ffn; ++i)
-        gate_[i] = gate_[i] / (1.0f + std::exp(-gate_[i])) * up_[i];
-      linear(gate_, n, layer, tensor_role::down, tensor_role::down_bias, b_);
+      if (c_.n_experts)
+        for (std::uint32_t t = 0; t < n; ++t) experts(layer, a_ + std::size_t{t} * c_.hidden, b_ + std::size_t{t} * c_.hidden);
+      else
+        feed_forward(layer, n);
       for (std::size_t i = 0; i < std::size_t{n} * c_.hidden; ++i) h_[i] += b_[i];
     }
     return {};
@@ -113,6 +113,44 @@ class reference final : public forward {
       const auto scale = static_cast<float>(1.0 / std::sqrt(squares / c_.hidden + c_.rms_eps));
       for (std::uint32_t i = 0; i < c_.hidden; ++i) y[i] = x[i] * scale * w[i];
     }
+  }
+
+  /// silu(gate) * up, in gate_.
+  void activate(std::uint32_t n) {
+    for (std::size_t i = 0; i < std::size_t{n} * c_.ffn; ++i)
+      gate_[i] = gate_[i] / (1.0f + std::exp(-gate_[i])) * up_[i];
+  }
+
+  void feed_forward(std::uint32_t layer, std::uint32_t n) {
+    linear(a_, n, layer, tensor_role::gate, tensor_role::gate_bias, gate_);
+    linear(a_, n, layer, tensor_role::up, tensor_role::up_bias, up_);
+    activate(n);
+    linear(gate_, n, layer, tensor_role::down, tensor_role::down_bias, b_);
+  }
+
+  /// One token: the experts that the router likes best, each times its share of their softmax.
+  void experts(std::uint32_t layer, const float* x, float* y) {
+    std::vector<float> logits(c_.n_experts), one(c_.hidden);
+    matmul(x, 1, *find(tensor_role::router, layer), nullptr, logits.data());
+    std::vector<std::uint32_t> order(c_.n_experts);
+    std::iota(order.begin(), order.end(), 0u);
+    std::ranges::sort(order, [&](std::uint32_t a, std::uint32_t b) {
+      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+    });
+    order.resize(c_.n_experts_used);
+    std::ranges::sort(order);
+    double total = 0;
+    for (const std::uint32_t e : order) total += std::exp(static_cast<double>(logits[e]));
+    std::vector<double> sum(c_.hidden);
+    for (const std::uint32_t e : order) {
+      matmul(x, 1, model_->weights.expert(tensor_role::expert_gate, layer, e), nullptr, gate_);
+      matmul(x, 1, model_->weights.expert(tensor_role::expert_up, layer, e), nullptr, up_);
+      activate(1);
+      matmul(gate_, 1, model_->weights.expert(tensor_role::expert_down, layer, e), nullptr, one.data());
+      const double weight = std::exp(static_cast<double>(logits[e])) / total;
+      for (std::uint32_t i = 0; i < c_.hidden; ++i) sum[i] += weight * one[i];
+    }
+    std::ranges::transform(sum, y, [](double v) { return static_cast<float>(v); });
   }
 
   void linear(const float* x, std::uint32_t n, std::uint32_t layer, tensor_role weight, tensor_role bias, float* y) {

@@ -33,17 +33,26 @@ enum class tensor_role : std::uint8_t {
   gate_bias,
   up_bias,
   down_bias,
+  router,
+  // once per expert of a layer
+  expert_gate,
+  expert_up,
+  expert_down,
 };
-inline constexpr std::size_t n_tensor_roles = static_cast<std::size_t>(tensor_role::down_bias) + 1;
+inline constexpr std::size_t n_tensor_roles = static_cast<std::size_t>(tensor_role::expert_gate);  ///< without experts'
+inline constexpr std::size_t n_expert_roles = 3;
 constexpr bool per_layer(tensor_role r) { return r >= tensor_role::attention_norm; }
+constexpr bool per_expert(tensor_role r) { return r >= tensor_role::expert_gate; }
 
 /// A dimension of a tensor, by what it counts.
-enum class extent : std::uint8_t { none, hidden, q, kv, ffn, vocab, half_rotary };
+enum class extent : std::uint8_t { none, hidden, q, kv, ffn, vocab, half_rotary, experts };
 
 /// When a tensor must be there. In a GGUF, which has no key for them, biases are simply present or not.
-enum class presence : std::uint8_t { required, optional, untied, attention_bias, mlp_bias };
+/// dense, experts: in models without and with experts.
+enum class presence : std::uint8_t { required, optional, untied, attention_bias, mlp_bias, dense, experts };
 
-/// '#' in a name stands for the layer. An empty name: that format never holds the tensor.
+/// '#' in a name stands for the layer, '@' for the expert; without '@' a tensor holds all experts of its layer, one
+/// after the other. An empty name: that format never holds the tensor.
 struct tensor_rule {
   tensor_role role;
   presence when;
@@ -59,10 +68,11 @@ struct family {
   std::string_view gguf_arch;   ///< general.architecture; empty: no GGUF form
   std::string_view model_type;  ///< config.json; empty: no safetensors form
   std::span<const tensor_rule> tensors;
-  rope_form gguf_rope;         ///< GGUF converters permute the rows of q and k for some families
+  rope_form gguf_rope;  ///< GGUF converters permute the rows of q and k for some families
   rope_form safetensors_rope;
   activation act;
   bool sliding_window;  ///< config.json's sliding_window holds for every layer
+  bool experts;         ///< config.json says how many there are
 };
 
 const family* family_of_gguf(std::string_view arch);
@@ -73,6 +83,8 @@ std::string known_families();
 /// How many elements an extent stands for.
 std::uint64_t size_of(extent, const model_config&);
 /// The tensor's name in a file of this form.
-std::string tensor_name(const tensor_rule&, file_form, std::uint32_t layer);
+std::string tensor_name(const tensor_rule&, file_form, std::uint32_t layer, std::uint32_t expert = 0);
+/// Whether a tensor of this form holds all experts of its layer.
+bool holds_all_experts(const tensor_rule&, file_form);
 
 }  // namespace troupe::model

@@ -50,6 +50,9 @@ result<void> check(const model_config& c, const std::string& origin) {
     if (b.value < b.low || b.value > b.high)
       return bad(origin, std::string(b.what) + " is " + std::to_string(b.value) + ", outside " + std::to_string(b.low) +
                              " to " + std::to_string(b.high));
+  if (c.n_experts > limits::experts || (c.n_experts && (c.n_experts_used == 0 || c.n_experts_used > c.n_experts)))
+    return bad(origin, std::to_string(c.n_experts_used) + " experts a token of " + std::to_string(c.n_experts) +
+                           " cannot be");
   if (c.n_heads % c.n_kv_heads) return bad(origin, "heads are not a multiple of key/value heads");
   if (c.head_dim % 8) return bad(origin, "head size " + std::to_string(c.head_dim) + " is not a multiple of 8");
   if (c.rope.dim % 2) return bad(origin, "rotary size is odd");

@@ -16,6 +16,7 @@ inline constexpr std::uint32_t hidden = 1u << 17;
 inline constexpr std::uint32_t heads = 4096;
 inline constexpr std::uint32_t head_dim = 256;
 inline constexpr std::uint32_t ffn = 1u << 20;
+inline constexpr std::uint32_t experts = 1024;
 inline constexpr std::uint32_t vocab = 1u << 22;
 inline constexpr std::uint32_t context = 1u << 24;
 }  // namespace limits
@@ -56,7 +57,8 @@ struct model_config {
   std::uint32_t n_heads = 0;
   std::uint32_t n_kv_heads = 0;
   std::uint32_t head_dim = 0;  ///< of queries, keys and values; n_heads * head_dim may differ from hidden
-  std::uint32_t ffn = 0;
+  std::uint32_t ffn = 0;  ///< of an expert where there are some
+  std::uint32_t n_experts = 0, n_experts_used = 0;  ///< 0: the MLP is dense; used: those of a token
   std::uint32_t vocab = 0;
   std::uint32_t context = 0;  ///< tokens that the model was made for
   std::uint32_t window = 0;   ///< sliding window of every layer, 0: none

@@ -231,6 +231,10 @@ result<described_model> config_from_json(std::string_view config_json, std::stri
   c.mlp_bias = in.flag("mlp_bias", false);
   c.tied_embedding = in.flag("tie_word_embeddings", false);
   if (out.architecture->sliding_window) c.window = in.number("sliding_window", 0);
+  if (out.architecture->experts) {
+    c.n_experts = in.number("num_local_experts");
+    c.n_experts_used = in.number("num_experts_per_tok");
+  }
   c.act = out.architecture->act;
   if (const std::string act = in.text("hidden_act", "silu"); act != "silu" && act != "swish")
     in.fail(errc::unsupported, "hidden_act '" + act + "' is not supported for this model_type");

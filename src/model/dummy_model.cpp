@@ -57,6 +57,8 @@ std::vector<format::made_tensor> all_tensors(const family& f, const model_config
       case presence::untied: return !c.tied_embedding;
       case presence::attention_bias: return c.attention_bias;
       case presence::mlp_bias: return c.mlp_bias;
+      case presence::dense: return c.n_experts == 0;
+      case presence::experts: return c.n_experts > 0;
     }
     return false;
   };
@@ -67,7 +69,8 @@ std::vector<format::made_tensor> all_tensors(const family& f, const model_config
     if (rule.rows != extent::none) shape.push_back(size_of(rule.rows, c));
     shape.push_back(size_of(rule.cols, c));
     for (std::uint32_t layer = 0; layer < (per_layer(rule.role) ? c.n_layers : 1); ++layer)
-      out.push_back({tensor_name(rule, file_form::safetensors, layer), shape, is_norm(rule.role)});
+      for (std::uint32_t expert = 0; expert < (per_expert(rule.role) ? c.n_experts : 1); ++expert)
+        out.push_back({tensor_name(rule, file_form::safetensors, layer, expert), shape, is_norm(rule.role)});
   }
   return out;
 }

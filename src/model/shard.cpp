@@ -82,6 +82,8 @@ result<std::shared_ptr<const model>> model_of_shard(const model& whole, const sh
       case up:
       case gate_bias:
       case up_bias:
+      case expert_gate:
+      case expert_up:
         return s.ffn;
       case head:
         return s.vocab;
@@ -90,6 +92,7 @@ result<std::shared_ptr<const model>> model_of_shard(const model& whole, const sh
         return std::nullopt;
       case o:
       case down:
+      case expert_down:
         if (how == sharing::activations) return s.hidden;
         return std::nullopt;
       default:
@@ -102,7 +105,7 @@ result<std::shared_ptr<const model>> model_of_shard(const model& whole, const sh
         return part ? rows_of(t, *part) : result<format::tensor_view>(t);
       });
   if (!weights) return weights.take_error();
-  model local{whole.path, c, std::move(*weights)};
+  model local{whole.path, c, std::move(*weights), whole.sampling};
   local.config.n_heads = s.heads.count;
   local.config.n_kv_heads = s.kv_heads.count;
   local.config.ffn = s.ffn.count;

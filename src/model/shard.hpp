@@ -35,7 +35,7 @@ enum class sharing : std::uint8_t {
 /// those are held by several. A rank has whole KV groups of query heads, or a part of one.
 struct shard {
   group_place place;
-  slice heads, kv_heads, ffn, vocab;
+  slice heads, kv_heads, ffn, vocab;  ///< ffn: columns of the MLP, and of every expert where there are some
   slice hidden;  ///< sharing::activations: rows of o and down
 };
 

@@ -21,6 +21,10 @@ class weight_table {
     const std::size_t row = per_layer(role) ? std::size_t{layer} + 1 : 0;
     return views_[row * n_tensor_roles + static_cast<std::size_t>(role)];
   }
+  /// A matrix of an expert (per_expert), of a model that has some.
+  const format::tensor_view& expert(tensor_role role, std::uint32_t layer, std::uint32_t e) const noexcept {
+    return *experts_[expert_place(role, layer, e)];
+  }
   /// The matrix that makes logits: the head, or the embedding where they are tied.
   const format::tensor_view& head() const noexcept {
     const format::tensor_view* h = find(tensor_role::head);
@@ -39,9 +43,17 @@ class weight_table {
   result<weight_table> mapped(const view_change&) const;
 
  private:
+  std::size_t expert_place(tensor_role role, std::uint32_t layer, std::uint32_t e) const noexcept {
+    const auto which = static_cast<std::size_t>(role) - n_tensor_roles;
+    return (std::size_t{layer} * n_expert_roles + which) * n_experts_ + e;
+  }
+
   std::shared_ptr<const format::tensor_source> source_;
-  std::shared_ptr<const std::vector<format::tensor_view>> own_;  // F8 or of a mapped table; else the source's
-  std::vector<const format::tensor_view*> views_;  // [1 + n_layers][role]
+  std::shared_ptr<const std::vector<format::tensor_view>>
+      own_;                                          // F8, an expert of many, or of a mapped table; else the source's
+  std::vector<const format::tensor_view*> views_;    // [1 + n_layers][role]
+  std::vector<const format::tensor_view*> experts_;  // [n_layers][role][n_experts_]
+  std::size_t n_experts_ = 0;
   std::uint64_t bytes_ = 0;
 };
 

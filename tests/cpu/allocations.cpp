@@ -1,6 +1,6 @@
-#include <boost/test/unit_test.hpp>
 #include <atomic>
 #include <barrier>
+#include <boost/test/unit_test.hpp>
 #include <cstdlib>
 #include <new>
 #include <thread>
@@ -78,18 +78,20 @@ std::vector<std::shared_ptr<const model::step_plan>> forty_plans() {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(a_step_allocates_nothing) {
-  auto m = model::open_model(data("llama-256/model-Q4_K_M.gguf")).value();
-  auto b = cpu::make_cpu_backend(m, eight_slots(2), nullptr).value();
-  const auto plans = forty_plans();
-  model::step_done done;
-  done.rows.reserve(8);
-  for (std::size_t i = 0; i < plans.size(); ++i) {
-    const long before = n_allocations;
-    BOOST_TEST_REQUIRE(b->launch(plans[i]).ok());
-    BOOST_TEST_REQUIRE(b->poll(done).value());
-    const long after = n_allocations;
-    if (i > 0) BOOST_TEST(after - before == 0, "step " << i);  // the first admits
-    BOOST_TEST_REQUIRE(done.rows.size() == 8u);
+  for (const char* name : {"llama-256/model-Q4_K_M.gguf", "mixtral/model-Q8_0.gguf"}) {
+    auto m = model::open_model(data(name)).value();
+    auto b = cpu::make_cpu_backend(m, eight_slots(2), nullptr).value();
+    const auto plans = forty_plans();
+    model::step_done done;
+    done.rows.reserve(8);
+    for (std::size_t i = 0; i < plans.size(); ++i) {
+      const long before = n_allocations;
+      BOOST_TEST_REQUIRE(b->launch(plans[i]).ok());
+      BOOST_TEST_REQUIRE(b->poll(done).value());
+      const long after = n_allocations;
+      if (i > 0) BOOST_TEST(after - before == 0, name << ", step " << i);  // the first admits
+      BOOST_TEST_REQUIRE(done.rows.size() == 8u);
+    }
   }
 }
 

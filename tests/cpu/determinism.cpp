@@ -32,7 +32,7 @@ std::vector<isa> tiers() {
 }
 
 constexpr const char* models[] = {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope",
-                                  "llama-fp8"};
+                                  "llama-fp8", "mixtral/model-bf16.gguf", "mixtral/model-Q8_0.gguf"};
 
 }  // namespace
 

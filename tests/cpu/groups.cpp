@@ -153,7 +153,9 @@ BOOST_AUTO_TEST_SUITE(groups)
 
 BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_the_number_of_ranks) {
   std::size_t n_groups = 0;
-  for (const oracle_case& c : oracle_cases) {
+  std::vector<oracle_case> cases(std::begin(oracle_cases), std::end(oracle_cases));
+  cases.insert(cases.end(), {{"mixtral", ""}, {"mixtral", "model-Q8_0.gguf"}});
+  for (const oracle_case& c : cases) {
     const std::string folder = data(c.folder);
     auto m = model::open_model(*c.file ? folder + "/" + c.file : folder).value();
     std::mt19937 random(21);
@@ -179,7 +181,7 @@ BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_the_number_of_ranks) {
         return after_a_fork(d, ids);
       }()));
   }
-  BOOST_TEST(n_groups >= 2 * 2 * std::size(oracle_cases));
+  BOOST_TEST(n_groups >= 2 * 2 * cases.size());
 }
 
 BOOST_AUTO_TEST_CASE(tokens_and_log_probabilities_do_not_depend_on_the_number_of_ranks) {

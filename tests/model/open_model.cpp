@@ -43,7 +43,8 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 
 BOOST_AUTO_TEST_CASE(both_forms_of_a_model_say_the_same) {
   for (auto [name, file] : {std::pair("llama", "model-bf16.gguf"), std::pair("llama-bias", "model-bf16.gguf"),
-                            std::pair("llama-yarn", "model-f16.gguf"), std::pair("llama3-rope", "model-f16.gguf")}) {
+                            std::pair("llama-yarn", "model-f16.gguf"), std::pair("llama3-rope", "model-f16.gguf"),
+                            std::pair("mixtral", "model-bf16.gguf")}) {
     const auto a = open_model(data(name)).value(), b = open_model(data(name) + "/" + file).value();
     const model_config &x = a->config, &y = b->config;
     BOOST_TEST_CONTEXT(name) {
@@ -53,6 +54,7 @@ BOOST_AUTO_TEST_CASE(both_forms_of_a_model_say_the_same) {
       BOOST_TEST(x.n_kv_heads == y.n_kv_heads);
       BOOST_TEST(x.head_dim == y.head_dim);
       BOOST_TEST(x.ffn == y.ffn);
+      BOOST_TEST((x.n_experts == y.n_experts && x.n_experts_used == y.n_experts_used));
       BOOST_TEST(x.vocab == y.vocab);
       BOOST_TEST(x.context == y.context);
       BOOST_TEST(std::abs(x.rms_eps - y.rms_eps) < 1e-10f);
@@ -79,12 +81,15 @@ BOOST_AUTO_TEST_CASE(frequencies_follow_their_formulas) {
   r.theta = 10000;
   const double plain[] = {1.0, 0.1, 0.01, 0.001};
   auto f = inverse_frequencies(r, {});
-  for (int i = 0; i < 4; ++i) BOOST_TEST(f[static_cast<std::size_t>(i)] == plain[i], boost::test_tools::tolerance(1e-15));
+  for (int i = 0; i < 4; ++i)
+    BOOST_TEST(f[static_cast<std::size_t>(i)] == plain[i], boost::test_tools::tolerance(1e-15));
   r.scaling = rope_scaling::linear;
   r.factor = 4;
   f = inverse_frequencies(r, {});
-  for (int i = 0; i < 4; ++i) BOOST_TEST(f[static_cast<std::size_t>(i)] == plain[i] / 4, boost::test_tools::tolerance(1e-15));
-  // llama3 with a context of 64: waves of 6.28 stay, waves of 62.8 (between 16 and 64) blend, longer ones are stretched.
+  for (int i = 0; i < 4; ++i)
+    BOOST_TEST(f[static_cast<std::size_t>(i)] == plain[i] / 4, boost::test_tools::tolerance(1e-15));
+  // llama3 with a context of 64: waves of 6.28 stay, waves of 62.8 (between 16 and 64) blend, longer ones are
+  // stretched.
   r.scaling = rope_scaling::llama3;
   r.factor = 8;
   r.original_context = 64;
@@ -115,22 +120,28 @@ BOOST_AUTO_TEST_CASE(end_ids_come_from_both_json_files) {
 
 BOOST_AUTO_TEST_CASE(sampling_is_recommended_by_generation_config_json) {
   const std::string config = read(data("llama") + "/config.json");
-  const auto said = [&](const std::string& generation) { return config_from_json(config, generation, "x").value().sampling; };
+  const auto said = [&](const std::string& generation) {
+    return config_from_json(config, generation, "x").value().sampling;
+  };
   sampling_choices all;
   all.temperature = 0.6f;
   all.top_k = 20;
   all.top_p = 0.95f;
   all.min_p = 0.05f;
   all.repetition_penalty = 1.05f;
-  BOOST_TEST((said(R"({"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05, "repetition_penalty": 1.05})") == all));
+  BOOST_TEST((
+      said(
+          R"({"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05, "repetition_penalty": 1.05})") ==
+      all));
   BOOST_TEST((said("") == sampling_choices{}));
   BOOST_TEST((said(R"({"temperature": null, "top_p": null, "max_length": 20})") == sampling_choices{}));
   sampling_choices greedy;
   greedy.temperature = 0.0f;
   greedy.top_p = 1.0f;
   BOOST_TEST((said(R"({"do_sample": false, "temperature": 0.6, "top_p": 1})") == greedy));
-  for (const auto& [generation, key] : {std::pair(R"({"temperature": "warm"})", "temperature"), std::pair(R"({"top_k": 2.5})", "top_k"),
-                                        std::pair(R"({"top_k": 1e12})", "top_k"), std::pair(R"({"do_sample": 1})", "do_sample")}) {
+  for (const auto& [generation, key] :
+       {std::pair(R"({"temperature": "warm"})", "temperature"), std::pair(R"({"top_k": 2.5})", "top_k"),
+        std::pair(R"({"top_k": 1e12})", "top_k"), std::pair(R"({"do_sample": 1})", "do_sample")}) {
     const auto r = config_from_json(config, generation, "x");
     BOOST_TEST_REQUIRE(!r);
     BOOST_TEST((r.error().code == errc::invalid_file));
@@ -162,7 +173,9 @@ BOOST_AUTO_TEST_CASE(sampling_is_recommended_by_keys_of_a_gguf) {
   all.top_p = 0.95f;
   all.min_p = 0.05f;
   all.repetition_penalty = 1.05f;
-  BOOST_TEST((open_with({{"temp", 0.6f}, {"top_p", 0.95f}, {"min_p", 0.05f}, {"penalty_repeat", 1.05f}}, 20).value()->sampling == all));
+  BOOST_TEST((open_with({{"temp", 0.6f}, {"top_p", 0.95f}, {"min_p", 0.05f}, {"penalty_repeat", 1.05f}}, 20)
+                  .value()
+                  ->sampling == all));
   const auto r = open_with({}, -2);
   BOOST_TEST_REQUIRE(!r);
   BOOST_TEST(r.error().message.find("general.sampling.top_k") != std::string::npos, r.error().message);
@@ -200,6 +213,41 @@ BOOST_AUTO_TEST_CASE(configurations_that_cannot_be_are_refused_by_name) {
   }
 }
 
+// One tensor per expert in safetensors, one for all of a layer in a GGUF.
+BOOST_AUTO_TEST_CASE(experts_are_found_in_both_forms) {
+  const auto a = open_model(data("mixtral")).value(), b = open_model(data("mixtral") + "/model-bf16.gguf").value();
+  BOOST_TEST_REQUIRE((a->config.n_experts == 4u && a->config.n_experts_used == 2u));
+  for (std::uint32_t layer = 0; layer < a->config.n_layers; ++layer) {
+    BOOST_TEST(!a->weights.find(tensor_role::gate, layer));
+    BOOST_TEST((a->weights.find(tensor_role::router, layer)->shape == format::tensor_shape{4, 64}));
+    for (std::uint32_t e = 0; e < 4; ++e)
+      for (const tensor_role role : {tensor_role::expert_gate, tensor_role::expert_up, tensor_role::expert_down}) {
+        const format::tensor_view &x = a->weights.expert(role, layer, e), &y = b->weights.expert(role, layer, e);
+        BOOST_TEST((x.shape == y.shape));
+        BOOST_TEST((x.data.size() == y.data.size() && std::memcmp(x.data.data(), y.data.data(), x.data.size()) == 0));
+      }
+  }
+  BOOST_TEST(a->weights.bytes() > 4 * 2 * 3 * 64 * 64 * 2u);
+  BOOST_TEST(!open_model(data("llama")).value()->weights.find(tensor_role::router, 0));
+
+  const std::string config = read(data("mixtral") + "/config.json");
+  for (const auto& [from, to, word] :
+       {std::array{"\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 5", "5 experts"},
+        {"\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 0", "0 experts"},
+        {"\"num_local_experts\": 4", "\"num_local_experts\": 100000", "100000"},
+        {"\"num_local_experts\": 4", "\"num_experts\": 4", "num_local_experts"}}) {
+    const auto r = config_from_json(replaced(config, from, to), "", "config.json");
+    BOOST_TEST_REQUIRE(!r.ok(), to);
+    BOOST_TEST((r.error().message.find(word) != std::string::npos), r.error().message);
+  }
+  scratch_folder f;
+  fs::copy(data("mixtral") + "/model.safetensors", f.path / "model.safetensors");
+  write(f.path / "config.json", replaced(config, "\"num_local_experts\": 4", "\"num_local_experts\": 5"));
+  const auto r = open_model(f.path.string());
+  BOOST_TEST(
+      (!r.ok() && r.error().message.find("block_sparse_moe.gate.weight has shape [4, 64]") != std::string::npos));
+}
+
 BOOST_AUTO_TEST_CASE(tensors_must_fit_the_configuration) {
   scratch_folder f;
   const std::string config = read(data("llama") + "/config.json");
@@ -234,27 +282,30 @@ BOOST_AUTO_TEST_CASE(weights_outlive_everything_but_their_model) {
 }
 
 BOOST_AUTO_TEST_CASE(damaged_ggufs_are_refused_or_stay_in_bounds) {
-  const std::string good = read(data("llama3-rope") + "/model-f16.gguf");
-  std::mt19937 random(3);
-  const std::string_view key = "llama.";
-  std::vector<std::size_t> places;  // near the keys that make a configuration
-  for (std::size_t at = good.find(key); at != std::string::npos && at < 20000; at = good.find(key, at + 1)) places.push_back(at);
-  BOOST_TEST_REQUIRE(places.size() > 8u);
-  int opened = 0;
-  for (int round = 0; round < 3000; ++round) {
-    std::vector<std::byte> bytes(good.size());
-    std::memcpy(bytes.data(), good.data(), good.size());
-    for (int k = 0; k < 2; ++k) {
-      const std::size_t at = places[random() % places.size()] + random() % 64;
-      bytes[at] = static_cast<std::byte>(random() % 4 ? random() % 256 : 0);
+  for (const char* name : {"llama3-rope/model-f16.gguf", "mixtral/model-bf16.gguf"}) {
+    const std::string good = read(data(name));
+    std::mt19937 random(3);
+    const std::string_view key = "llama.";
+    std::vector<std::size_t> places;  // near the keys that make a configuration
+    for (std::size_t at = good.find(key); at != std::string::npos && at < 20000; at = good.find(key, at + 1))
+      places.push_back(at);
+    BOOST_TEST_REQUIRE(places.size() > 8u);
+    int opened = 0;
+    for (int round = 0; round < 3000; ++round) {
+      std::vector<std::byte> bytes(good.size());
+      std::memcpy(bytes.data(), good.data(), good.size());
+      for (int k = 0; k < 2; ++k) {
+        const std::size_t at = places[random() % places.size()] + random() % 64;
+        bytes[at] = static_cast<std::byte>(random() % 4 ? random() % 256 : 0);
+      }
+      auto file = format::gguf_file::parse(bytes, "damaged");
+      if (!file) continue;
+      auto source = std::make_shared<format::gguf_file>(std::move(*file));
+      auto d = config_from_gguf(*source);
+      if (!d) continue;
+      auto w = weight_table::resolve(source, *d->architecture, file_form::gguf, d->config);
+      if (w) ++opened;
     }
-    auto file = format::gguf_file::parse(bytes, "damaged");
-    if (!file) continue;
-    auto source = std::make_shared<format::gguf_file>(std::move(*file));
-    auto d = config_from_gguf(*source);
-    if (!d) continue;
-    auto w = weight_table::resolve(source, *d->architecture, file_form::gguf, d->config);
-    if (w) ++opened;
+    BOOST_TEST(opened > 0);
   }
-  BOOST_TEST(opened > 0);
 }
