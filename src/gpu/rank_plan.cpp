@@ -12,8 +12,14 @@ namespace {
 
 constexpr std::uint32_t depth = 2;
 
-/// Page-table changes that travel in a step's inputs; more go in pieces before the step.
-std::uint32_t max_page_entries(const bucket& b) { return std::max(64u, b.tokens / g::page_tokens * 4); }
+/// The largest decode steps that graphs are captured for.
+constexpr std::uint32_t most_decode_rows = 256;
+
+/// Page-table changes that travel in a step's inputs; more go in pieces before the step, and the card waits for them.
+/// All rows of a decode step may need a page at once.
+std::uint32_t max_page_entries(const bucket& b) {
+  return std::max({64u, std::min(b.tokens, most_decode_rows), b.tokens / g::page_tokens * 4});
+}
 
 /// Where everything lies with as many pages as p.shape says, and what it takes.
 void lay_out(rank_plan& p, const gpu_options& o) {
@@ -48,7 +54,7 @@ void lay_out(rank_plan& p, const gpu_options& o) {
 /// The buckets of decode steps.
 std::vector<std::uint32_t> graph_sizes(std::uint32_t most) {
   std::vector<std::uint32_t> out;
-  for (std::uint32_t n = 1; n <= std::min(most, 256u); ++n)
+  for (std::uint32_t n = 1; n <= std::min(most, most_decode_rows); ++n)
     if (token_bucket(n, most) == n) out.push_back(n);
   return out;
 }

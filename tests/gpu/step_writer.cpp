@@ -109,4 +109,22 @@ BOOST_AUTO_TEST_CASE(what_draws_comes_first_and_the_inputs_say_what_the_plan_say
   BOOST_TEST(n_mixed > 30u);
 }
 
+BOOST_AUTO_TEST_CASE(steps_fit_the_memory_of_the_largest_and_rows_that_decode_find_their_pages) {
+  for (const std::uint32_t most : {8u, 64u, 100u, 256u, 257u, 300u, 1000u, 2048u, 8192u})
+    for (const std::uint32_t slots : {1u, 8u, 200u, 4096u}) {
+      if (slots > most) continue;
+      const auto layout = [&](std::uint32_t tokens, std::uint32_t draws) {
+        const g::attention_shape shape{32, 8, 128, tokens, std::min(tokens, slots), 4096, 0, 132};
+        return step_layout_of({tokens, tokens, draws}, shape);
+      };
+      const std::uint32_t room = layout(most, slots).bytes;
+      for (std::uint32_t n = 1; n <= most; ++n) {
+        if (token_bucket(n, most) != n) continue;
+        const step_layout l = layout(n, std::min(n, slots));
+        BOOST_TEST(l.bytes <= room, n << " tokens of " << most << ", " << slots << " slots");
+        if (n <= std::min(slots, 256u)) BOOST_TEST(l.max_page_entries >= n);
+      }
+    }
+}
+
 BOOST_AUTO_TEST_SUITE_END()
