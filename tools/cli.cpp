@@ -77,6 +77,10 @@ void add_engine_options(CLI::App& command, engine_options& o) {
   command.add_option("--kv-cache-dtype", o.kv_cache_dtype, "type of the KV cache")
       ->check(CLI::IsMember({"auto", "f16", "f32", "bf16", "fp8"}))
       ->capture_default_str();
+  command.add_option("--generation-config", o.generation_config,
+                     "what a request leaves open of sampling: auto (as the model's files recommend), none (they are not asked)")
+      ->check(CLI::IsMember({"auto", "none"}))
+      ->capture_default_str();
   command.add_option("--chat-template", o.chat_template, "a file with a Jinja chat template instead of the model's own");
   command.add_option("--plan-log", o.plan_log, "log every step's plan and tokens to this file, which troupe replay runs again (it holds the prompts)")
       ->type_name("FILE");

@@ -82,6 +82,8 @@ void check(const engine_options& o) {
     throw error(errc::invalid_argument, "tensor_parallel_size must be from 1 to 256");
   if (o.rank_isolation != "thread" && o.rank_isolation != "process")
     throw error(errc::invalid_argument, "rank_isolation '" + o.rank_isolation + "': use thread or process");
+  if (o.generation_config != "auto" && o.generation_config != "none")
+    throw error(errc::invalid_argument, "generation_config '" + o.generation_config + "': use auto or none");
   if (o.rank_start_timeout == 0 || o.rank_start_timeout > 86'400)
     throw error(errc::invalid_argument, "rank_start_timeout must be from 1 to 86400 seconds");
   if (!o.rendezvous.empty() && o.tensor_parallel_size == 1)
@@ -192,7 +194,7 @@ void engine::impl::describe() {
     for (token_id id : text_.tokenizer->end_of_generation())
       if (std::find(info_.eos_tokens.begin(), info_.eos_tokens.end(), id) == info_.eos_tokens.end()) info_.eos_tokens.push_back(id);
   }
-  info_.sampling = recommended_sampling(*model_);
+  if (options_.generation_config == "auto") info_.sampling = recommended_sampling(*model_);
   info_.has_chat_template = text_.chat != nullptr;
 }
 

@@ -11,6 +11,7 @@ struct engine_options {
                                             ///< that `model` is or holds, or the preset that it names (llama-3.1-8b, ...): to measure speed
   std::string served_model_name;            ///< empty: the model's folder or file name, without .gguf and -0000K-of-0000N
   std::string chat_template;                ///< a file with a Jinja template; empty: the model's own
+  std::string generation_config = "auto";   ///< auto: info().sampling is what the model's files recommend; none: nothing is
   std::string device = "auto";              ///< auto (the first GPU, else the CPU), cpu, cuda, cuda:N
   std::string dtype = "auto";               ///< what is computed in: auto, float32; on a GPU also bfloat16, float16
   std::string quantization;                 ///< on a GPU, of unquantized linear layers at load: int8, int4, fp8; empty: none

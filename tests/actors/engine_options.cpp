@@ -41,6 +41,11 @@ BOOST_AUTO_TEST_CASE(recommended_sampling_is_told_where_it_can_be) {
   const sampling_choices said = engine::open(options_of("llama3-rope", 0)).info().sampling;  // generation_config.json
   BOOST_TEST((said.temperature == 0.6f && said.top_p == 0.95f && !said.top_k && !said.seed));
   BOOST_TEST((engine::open(tiny_options()).info().sampling == sampling_choices{}));
+  engine_options none = options_of("llama3-rope", 0);
+  none.generation_config = "none";
+  BOOST_TEST((engine::open(none).info().sampling == sampling_choices{}));
+  none.generation_config = "some";
+  BOOST_CHECK_EXCEPTION((void)engine::open(none), error, [](const error& e) { return e.code() == errc::invalid_argument; });
 
   namespace fs = std::filesystem;
   const fs::path folder = fs::temp_directory_path() / ("troupe-sampling-" + std::to_string(getpid()));

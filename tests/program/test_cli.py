@@ -10,7 +10,7 @@ from support import CONTEXT, PROGRAM, TINY, VOCAB, ProgramTest, environment, run
 
 COMMANDS = {
     "serve": "host port config api-key max-model-len max-num-seqs max-num-batched-tokens kv-cache-memory-bytes kv-cache-dtype "
-             "device threads tensor-parallel-size load-format served-model-name chat-template deterministic max-requests print-config",
+             "device threads tensor-parallel-size load-format served-model-name chat-template generation-config deterministic max-requests print-config",
     "chat": "system temperature seed threads",
     "generate": "prompt tokens user system max-tokens temperature top-p top-k min-p seed stop json ignore-eos threads",
     "bench": "prompt depth batch repetitions threads json output",

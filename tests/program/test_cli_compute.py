@@ -135,6 +135,7 @@ class Generate(ProgramTest):
         model = self.recommending(temp=0)
         self.assertEqual(self.generate("-n", "24", "--ignore-eos", model=model)["tokens"], greedy)
         self.assertEqual(self.generate("-n", "24", "--temperature", "1", "--seed", "3", "--ignore-eos", model=model)["tokens"], hot)
+        self.assertEqual(self.generate("-n", "24", "--generation-config", "none", "--seed", "3", "--ignore-eos", model=model)["tokens"], hot)
         done = run("generate", self.recommending(top_p=1.5, temp=0), "--prompt", "x", "-n", "2")  # which no request could ask for
         self.assertEqual(done.returncode, 0)
         for word in ("recommending.gguf", "left aside", "top_p"):
