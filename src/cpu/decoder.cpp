@@ -111,7 +111,7 @@ decoder::decoder(rank_part part, const model::rank_shape& s, const cpu_options& 
       up_(scratch_.at<float>(at_.up)),
       router_(scratch_.at<float>(at_.router)),
       expert_rows_(scratch_.at<float>(at_.expert_rows)),
-      routing_(c_.n_experts, c_.n_experts_used, s.max_batched_tokens),
+      routing_(c_.n_experts, c_.n_experts_used, c_.experts_renormalized, s.max_batched_tokens),
       plan_(attention_shape(c_, s, pool.size())) {
   std::vector<float> divisors;
   if (const format::tensor_view* t = part_.model->weights.find(tensor_role::rope_divisors)) {
@@ -316,7 +316,7 @@ kv_layer decoder::kv_of(std::uint32_t layer) const {
           c_.head_dim};
 }
 
-/// One key/value head of one token: bias, rotation of its queries and key, and the store.
+/// One key/value head of one token: bias, norm and rotation of its queries and key, and the store.
 void decoder::rotate_and_store(std::uint32_t layer, const rows& r, std::uint32_t token, std::uint32_t kv_head) const {
   const layer_weights& l = weights_.layers[layer];
   const std::uint32_t d = c_.head_dim, group = c_.n_heads / c_.n_kv_heads, q_at = kv_head * group * d, kv_at = kv_head * d;
@@ -326,6 +326,12 @@ void decoder::rotate_and_store(std::uint32_t layer, const rows& r, std::uint32_t
   if (l.q.bias) vector_.add(q, l.q.bias + q_at, group * d);
   if (l.k.bias) vector_.add(k, l.k.bias + kv_at, d);
   if (l.v.bias) vector_.add(v, l.v.bias + kv_at, d);
+  const auto norm_heads = [&](float* x, std::uint32_t n, const float* weight) {
+    if (weight)
+      for (std::uint32_t i = 0; i < n; ++i, x += d) vector_.rms_norm(x, weight, c_.rms_eps, d, x);
+  };
+  norm_heads(q, group, l.q_norm);
+  norm_heads(k, 1, l.k_norm);
   const float* table = r.rope + std::size_t{token} * 2 * c_.rope.dim;
   const bool interleaved = c_.rope.form == model::rope_form::interleaved;
   vector_.rope(q, group, d, c_.rope.dim, interleaved, table);

@@ -5,16 +5,19 @@
 
 namespace troupe::cpu {
 
-expert_routing::expert_routing(std::uint32_t n_experts, std::uint32_t n_used, std::uint32_t max_tokens)
+expert_routing::expert_routing(std::uint32_t n_experts, std::uint32_t n_used, bool renormalized,
+                               std::uint32_t max_tokens)
     : n_experts_(n_experts),
       n_used_(n_used),
+      renormalized_(renormalized),
       expert_(std::size_t{max_tokens} * n_used),
       row_(expert_.size()),
       weight_(expert_.size()),
       first_(n_experts + 1),
       next_(n_experts),
       token_(expert_.size()),
-      order_(n_experts) {
+      order_(n_experts),
+      all_(n_experts) {
   active_.reserve(n_experts);
 }
 
@@ -31,10 +34,13 @@ void expert_routing::route(const float* logits, std::uint32_t n, const kernels::
     float* const weight = weight_.data() + std::size_t{t} * n_used_;
     std::copy_n(order_.begin(), n_used_, expert);
     std::sort(expert, expert + n_used_);
-    for (std::uint32_t j = 0; j < n_used_; ++j) weight[j] = logits[expert[j]];
-    vector.exp_scaled(weight, n_used_, largest, 1.0f, weight);
-    float sum = 0;  // the softmax's own denominator falls out
-    for (std::uint32_t j = 0; j < n_used_; ++j) sum += weight[j];
+    vector.exp_scaled(logits, n_experts_, largest, 1.0f, all_.data());
+    for (std::uint32_t j = 0; j < n_used_; ++j) weight[j] = all_[expert[j]];
+    float sum = 0;  // of what the weights are shares of; divided by theirs, the softmax's own falls out
+    if (renormalized_)
+      for (std::uint32_t j = 0; j < n_used_; ++j) sum += weight[j];
+    else
+      for (const float x : all_) sum += x;
     for (std::uint32_t j = 0; j < n_used_; ++j) {
       weight[j] /= sum;
       ++next_[expert[j]];

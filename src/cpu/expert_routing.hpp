@@ -10,10 +10,11 @@ namespace troupe::cpu {
 
 /// Which experts the tokens of a step go to, and where a token's row lies among those of its experts: rows of one
 /// expert side by side, experts ascending, tokens ascending within. What a token gets depends on its own logits only.
-/// Formula: transformers' Mixtral: softmax over all experts, the most likely ones, divided by their sum.
+/// Formula: transformers' Mixtral and Qwen3-MoE: softmax over all experts, the most likely ones, divided by their sum.
 class expert_routing {
  public:
-  expert_routing(std::uint32_t n_experts, std::uint32_t n_used, std::uint32_t max_tokens);
+  /// renormalized: a token's weights add up to 1; else they are shares of the softmax over all experts.
+  expert_routing(std::uint32_t n_experts, std::uint32_t n_used, bool renormalized, std::uint32_t max_tokens);
 
   /// logits [n][n_experts]. Of equal ones the lower expert is chosen; a NaN is chosen last. Allocates nothing.
   void route(const float* logits, std::uint32_t n, const kernels::cpu::vector_kernels&);
@@ -39,6 +40,7 @@ class expert_routing {
 
  private:
   std::uint32_t n_experts_, n_used_;
+  bool renormalized_;
   std::vector<std::uint32_t> expert_;  // [token][n_used_], ascending
   std::vector<std::uint32_t> row_;     // the same
   std::vector<float> weight_;          // the same
@@ -47,6 +49,7 @@ class expert_routing {
   std::vector<std::uint32_t> token_;   // [row]
   std::vector<std::uint32_t> active_;
   std::vector<std::uint32_t> order_;  // [n_experts_]
+  std::vector<float> all_;            // [n_experts_]
 };
 
 }  // namespace troupe::cpu

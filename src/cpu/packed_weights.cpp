@@ -81,6 +81,8 @@ class packer {
       l.k = both(tensor_role::k, tensor_role::k_bias, i);
       l.v = both(tensor_role::v, tensor_role::v_bias, i);
       l.o = both(tensor_role::o, tensor_role::o_bias, i);
+      l.q_norm = vector(tensor_role::q_norm, i);
+      l.k_norm = vector(tensor_role::k_norm, i);
       l.ffn_norm = vector(tensor_role::ffn_norm, i);
       if (model_.config.n_experts) {
         experts(l, i);

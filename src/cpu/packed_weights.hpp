@@ -27,6 +27,7 @@ struct expert_weights {
 struct layer_weights {
   const float* attention_norm;
   const float* ffn_norm;
+  const float *q_norm, *k_norm;  ///< [head_dim]; null: heads are not normed
   linear q, k, v, o;
   linear gate, up, down;                ///< of a dense MLP
   linear router;                        ///< of one with experts

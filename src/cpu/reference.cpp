@@ -105,14 +105,19 @@ class reference final : public forward {
     return out;
   }
 
+  /// Rows as wide as the weight. y may be x.
   void norm(const float* x, std::uint32_t n, const tensor_view& weight, float* y) const {
     const std::vector<float> w = vector_of(weight);
-    for (std::uint32_t t = 0; t < n; ++t, x += c_.hidden, y += c_.hidden) {
+    const std::size_t width = w.size();
+    for (std::uint32_t t = 0; t < n; ++t, x += width, y += width) {
       double squares = 0;
-      for (std::uint32_t i = 0; i < c_.hidden; ++i) squares += static_cast<double>(x[i]) * x[i];
-      const auto scale = static_cast<float>(1.0 / std::sqrt(squares / c_.hidden + c_.rms_eps));
-      for (std::uint32_t i = 0; i < c_.hidden; ++i) y[i] = x[i] * scale * w[i];
+      for (std::size_t i = 0; i < width; ++i) squares += static_cast<double>(x[i]) * x[i];
+      const auto scale = static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(width) + c_.rms_eps));
+      for (std::size_t i = 0; i < width; ++i) y[i] = x[i] * scale * w[i];
     }
+  }
+  void norm_heads(float* x, std::uint32_t n, const tensor_view* weight) const {
+    if (weight) norm(x, n, *weight, x);
   }
 
   /// silu(gate) * up, in gate_.
@@ -140,7 +145,10 @@ class reference final : public forward {
     order.resize(c_.n_experts_used);
     std::ranges::sort(order);
     double total = 0;
-    for (const std::uint32_t e : order) total += std::exp(static_cast<double>(logits[e]));
+    if (c_.experts_renormalized)
+      for (const std::uint32_t e : order) total += std::exp(static_cast<double>(logits[e]));
+    else
+      for (const float x : logits) total += std::exp(static_cast<double>(x));
     std::vector<double> sum(c_.hidden);
     for (const std::uint32_t e : order) {
       matmul(x, 1, model_->weights.expert(tensor_role::expert_gate, layer, e), nullptr, gate_);
@@ -209,6 +217,8 @@ class reference final : public forward {
       rope_table_[2 * i + 1] = std::sin(position * frequencies_[i]) * c_.rope.attention_factor;
     }
     float* k = k_ + std::size_t{t} * c_.kv_size();
+    norm_heads(q_ + std::size_t{t} * c_.q_size(), c_.n_heads, find(tensor_role::q_norm, layer));
+    norm_heads(k, c_.n_kv_heads, find(tensor_role::k_norm, layer));
     rotate(q_ + std::size_t{t} * c_.q_size(), c_.n_heads);
     rotate(k, c_.n_kv_heads);
     const page_id* pages = batch_.rows[batch_.row_of[t]].pages;

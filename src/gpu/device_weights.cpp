@@ -56,6 +56,8 @@ dtype natural_compute_type(const model::model& m) {
 result<model::shard> shard_of(const model::model& whole, const model::group_place& place) {
   const auto& c = whole.config;
   if (c.n_experts) return failure(errc::unsupported, "mixtures of experts run on the CPU only so far: use --device cpu");
+  if (whole.weights.find(tensor_role::q_norm, 0))
+    return failure(errc::unsupported, "models that norm their heads run on the CPU only so far: use --device cpu");
   std::uint32_t ffn_unit = 32;  // the packed forms' group
   for (std::uint32_t i = 0; i < c.n_layers; ++i)
     ffn_unit = std::max(ffn_unit, kernels::traits(whole.weights.find(tensor_role::down, i)->type).block_elements);

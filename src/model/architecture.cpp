@@ -1,5 +1,7 @@
 #include "src/model/architecture.hpp"
 
+#include <array>
+
 namespace troupe::model {
 namespace {
 
@@ -7,45 +9,91 @@ using enum tensor_role;
 using enum presence;
 using ext = extent;
 
-// Names: transformers' Llama and Mixtral, which is a llama with experts to a GGUF, and llama.cpp's gguf-py/gguf/constants.py.
-constexpr tensor_rule llama_tensors[] = {
-    {embedding, required, ext::vocab, ext::hidden, "token_embd.weight", "model.embed_tokens.weight"},
-    {output_norm, required, ext::none, ext::hidden, "output_norm.weight", "model.norm.weight"},
-    {head, untied, ext::vocab, ext::hidden, "output.weight", "lm_head.weight"},
-    {rope_divisors, optional, ext::none, ext::half_rotary, "rope_freqs.weight", ""},
-    {attention_norm, required, ext::none, ext::hidden, "blk.#.attn_norm.weight",
-     "model.layers.#.input_layernorm.weight"},
-    {q, required, ext::q, ext::hidden, "blk.#.attn_q.weight", "model.layers.#.self_attn.q_proj.weight"},
-    {k, required, ext::kv, ext::hidden, "blk.#.attn_k.weight", "model.layers.#.self_attn.k_proj.weight"},
-    {v, required, ext::kv, ext::hidden, "blk.#.attn_v.weight", "model.layers.#.self_attn.v_proj.weight"},
-    {o, required, ext::hidden, ext::q, "blk.#.attn_output.weight", "model.layers.#.self_attn.o_proj.weight"},
-    {q_bias, attention_bias, ext::none, ext::q, "blk.#.attn_q.bias", "model.layers.#.self_attn.q_proj.bias"},
-    {k_bias, attention_bias, ext::none, ext::kv, "blk.#.attn_k.bias", "model.layers.#.self_attn.k_proj.bias"},
-    {v_bias, attention_bias, ext::none, ext::kv, "blk.#.attn_v.bias", "model.layers.#.self_attn.v_proj.bias"},
-    {o_bias, attention_bias, ext::none, ext::hidden, "blk.#.attn_output.bias",
-     "model.layers.#.self_attn.o_proj.bias"},
-    {ffn_norm, required, ext::none, ext::hidden, "blk.#.ffn_norm.weight",
-     "model.layers.#.post_attention_layernorm.weight"},
-    {gate, dense, ext::ffn, ext::hidden, "blk.#.ffn_gate.weight", "model.layers.#.mlp.gate_proj.weight"},
-    {up, dense, ext::ffn, ext::hidden, "blk.#.ffn_up.weight", "model.layers.#.mlp.up_proj.weight"},
-    {down, dense, ext::hidden, ext::ffn, "blk.#.ffn_down.weight", "model.layers.#.mlp.down_proj.weight"},
-    {gate_bias, mlp_bias, ext::none, ext::ffn, "blk.#.ffn_gate.bias", "model.layers.#.mlp.gate_proj.bias"},
-    {up_bias, mlp_bias, ext::none, ext::ffn, "blk.#.ffn_up.bias", "model.layers.#.mlp.up_proj.bias"},
-    {down_bias, mlp_bias, ext::none, ext::hidden, "blk.#.ffn_down.bias", "model.layers.#.mlp.down_proj.bias"},
-    {router, presence::experts, ext::experts, ext::hidden, "blk.#.ffn_gate_inp.weight",
-     "model.layers.#.block_sparse_moe.gate.weight"},
-    {expert_gate, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_gate_exps.weight",
-     "model.layers.#.block_sparse_moe.experts.@.w1.weight"},
-    {expert_up, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_up_exps.weight",
-     "model.layers.#.block_sparse_moe.experts.@.w3.weight"},
-    {expert_down, presence::experts, ext::hidden, ext::ffn, "blk.#.ffn_down_exps.weight",
-     "model.layers.#.block_sparse_moe.experts.@.w2.weight"},
+// Names: transformers' modules and llama.cpp's gguf-py/gguf/constants.py. Tables are joined from what families share.
+constexpr std::array attention_tensors = {
+    tensor_rule{embedding, required, ext::vocab, ext::hidden, "token_embd.weight", "model.embed_tokens.weight"},
+    tensor_rule{output_norm, required, ext::none, ext::hidden, "output_norm.weight", "model.norm.weight"},
+    tensor_rule{head, untied, ext::vocab, ext::hidden, "output.weight", "lm_head.weight"},
+    tensor_rule{rope_divisors, optional, ext::none, ext::half_rotary, "rope_freqs.weight", ""},
+    tensor_rule{attention_norm, required, ext::none, ext::hidden, "blk.#.attn_norm.weight",
+                "model.layers.#.input_layernorm.weight"},
+    tensor_rule{q, required, ext::q, ext::hidden, "blk.#.attn_q.weight", "model.layers.#.self_attn.q_proj.weight"},
+    tensor_rule{k, required, ext::kv, ext::hidden, "blk.#.attn_k.weight", "model.layers.#.self_attn.k_proj.weight"},
+    tensor_rule{v, required, ext::kv, ext::hidden, "blk.#.attn_v.weight", "model.layers.#.self_attn.v_proj.weight"},
+    tensor_rule{o, required, ext::hidden, ext::q, "blk.#.attn_output.weight",
+                "model.layers.#.self_attn.o_proj.weight"},
+    tensor_rule{q_bias, attention_bias, ext::none, ext::q, "blk.#.attn_q.bias",
+                "model.layers.#.self_attn.q_proj.bias"},
+    tensor_rule{k_bias, attention_bias, ext::none, ext::kv, "blk.#.attn_k.bias",
+                "model.layers.#.self_attn.k_proj.bias"},
+    tensor_rule{v_bias, attention_bias, ext::none, ext::kv, "blk.#.attn_v.bias",
+                "model.layers.#.self_attn.v_proj.bias"},
+    tensor_rule{o_bias, attention_bias, ext::none, ext::hidden, "blk.#.attn_output.bias",
+                "model.layers.#.self_attn.o_proj.bias"},
+    tensor_rule{ffn_norm, required, ext::none, ext::hidden, "blk.#.ffn_norm.weight",
+                "model.layers.#.post_attention_layernorm.weight"},
+};
+constexpr std::array head_norms = {
+    tensor_rule{q_norm, required, ext::none, ext::head, "blk.#.attn_q_norm.weight",
+                "model.layers.#.self_attn.q_norm.weight"},
+    tensor_rule{k_norm, required, ext::none, ext::head, "blk.#.attn_k_norm.weight",
+                "model.layers.#.self_attn.k_norm.weight"},
+};
+constexpr std::array dense_mlp = {
+    tensor_rule{gate, dense, ext::ffn, ext::hidden, "blk.#.ffn_gate.weight", "model.layers.#.mlp.gate_proj.weight"},
+    tensor_rule{up, dense, ext::ffn, ext::hidden, "blk.#.ffn_up.weight", "model.layers.#.mlp.up_proj.weight"},
+    tensor_rule{down, dense, ext::hidden, ext::ffn, "blk.#.ffn_down.weight", "model.layers.#.mlp.down_proj.weight"},
+    tensor_rule{gate_bias, mlp_bias, ext::none, ext::ffn, "blk.#.ffn_gate.bias", "model.layers.#.mlp.gate_proj.bias"},
+    tensor_rule{up_bias, mlp_bias, ext::none, ext::ffn, "blk.#.ffn_up.bias", "model.layers.#.mlp.up_proj.bias"},
+    tensor_rule{down_bias, mlp_bias, ext::none, ext::hidden, "blk.#.ffn_down.bias",
+                "model.layers.#.mlp.down_proj.bias"},
+};
+constexpr std::array mixtral_experts = {
+    tensor_rule{router, presence::experts, ext::experts, ext::hidden, "blk.#.ffn_gate_inp.weight",
+                "model.layers.#.block_sparse_moe.gate.weight"},
+    tensor_rule{expert_gate, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_gate_exps.weight",
+                "model.layers.#.block_sparse_moe.experts.@.w1.weight"},
+    tensor_rule{expert_up, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_up_exps.weight",
+                "model.layers.#.block_sparse_moe.experts.@.w3.weight"},
+    tensor_rule{expert_down, presence::experts, ext::hidden, ext::ffn, "blk.#.ffn_down_exps.weight",
+                "model.layers.#.block_sparse_moe.experts.@.w2.weight"},
+};
+constexpr std::array qwen_experts = {
+    tensor_rule{router, presence::experts, ext::experts, ext::hidden, "blk.#.ffn_gate_inp.weight",
+                "model.layers.#.mlp.gate.weight"},
+    tensor_rule{expert_gate, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_gate_exps.weight",
+                "model.layers.#.mlp.experts.@.gate_proj.weight"},
+    tensor_rule{expert_up, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_up_exps.weight",
+                "model.layers.#.mlp.experts.@.up_proj.weight"},
+    tensor_rule{expert_down, presence::experts, ext::hidden, ext::ffn, "blk.#.ffn_down_exps.weight",
+                "model.layers.#.mlp.experts.@.down_proj.weight"},
 };
 
+template <std::size_t... sizes>
+constexpr auto join(const std::array<tensor_rule, sizes>&... tables) {
+  std::array<tensor_rule, (sizes + ...)> out{};
+  std::size_t at = 0;
+  (
+      [&] {
+        for (const tensor_rule& r : tables) out[at++] = r;
+      }(),
+      ...);
+  return out;
+}
+
+// A GGUF calls Mixtral a llama.
+constexpr auto llama_tensors = join(attention_tensors, dense_mlp, mixtral_experts);
+constexpr auto qwen3_tensors = join(attention_tensors, head_norms, dense_mlp, qwen_experts);
+
+constexpr expert_keys mixtral_keys{"num_local_experts", "intermediate_size", true};
+constexpr expert_keys qwen_keys{"num_experts", "moe_intermediate_size", false};
+
 constexpr family families[] = {
-    {"llama", "llama", llama_tensors, rope_form::interleaved, rope_form::half, activation::silu, false, false},
-    {"", "mistral", llama_tensors, rope_form::interleaved, rope_form::half, activation::silu, true, false},
-    {"", "mixtral", llama_tensors, rope_form::interleaved, rope_form::half, activation::silu, true, true},
+    {"llama", "llama", llama_tensors, rope_form::interleaved, rope_form::half, activation::silu, false, {}},
+    {"", "mistral", llama_tensors, rope_form::interleaved, rope_form::half, activation::silu, true, {}},
+    {"", "mixtral", llama_tensors, rope_form::interleaved, rope_form::half, activation::silu, true, mixtral_keys},
+    {"qwen3", "qwen3", qwen3_tensors, rope_form::half, rope_form::half, activation::silu, false, {}},
+    {"qwen3moe", "qwen3_moe", qwen3_tensors, rope_form::half, rope_form::half, activation::silu, false, qwen_keys},
 };
 
 }  // namespace
@@ -80,6 +128,7 @@ std::uint64_t size_of(extent e, const model_config& c) {
     case extent::ffn: return c.ffn;
     case extent::vocab: return c.vocab;
     case extent::half_rotary: return c.rope.dim / 2;
+    case extent::head: return c.head_dim;
     case extent::experts: return c.n_experts;
   }
   return 0;

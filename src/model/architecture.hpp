@@ -26,6 +26,8 @@ enum class tensor_role : std::uint8_t {
   k_bias,
   v_bias,
   o_bias,
+  q_norm,
+  k_norm,
   ffn_norm,
   gate,
   up,
@@ -45,7 +47,7 @@ constexpr bool per_layer(tensor_role r) { return r >= tensor_role::attention_nor
 constexpr bool per_expert(tensor_role r) { return r >= tensor_role::expert_gate; }
 
 /// A dimension of a tensor, by what it counts.
-enum class extent : std::uint8_t { none, hidden, q, kv, ffn, vocab, half_rotary, experts };
+enum class extent : std::uint8_t { none, hidden, q, kv, ffn, vocab, half_rotary, head, experts };
 
 /// When a tensor must be there. In a GGUF, which has no key for them, biases are simply present or not.
 /// dense, experts: in models without and with experts.
@@ -64,6 +66,12 @@ struct tensor_rule {
 
 enum class file_form : std::uint8_t { gguf, safetensors };
 
+/// Where a config.json with experts says what of them. No name: the family has none.
+struct expert_keys {
+  std::string_view count, ffn;
+  bool renormalized = false;  ///< unless norm_topk_prob says otherwise
+};
+
 struct family {
   std::string_view gguf_arch;   ///< general.architecture; empty: no GGUF form
   std::string_view model_type;  ///< config.json; empty: no safetensors form
@@ -72,7 +80,7 @@ struct family {
   rope_form safetensors_rope;
   activation act;
   bool sliding_window;  ///< config.json's sliding_window holds for every layer
-  bool experts;         ///< config.json says how many there are
+  expert_keys experts;
 };
 
 const family* family_of_gguf(std::string_view arch);

@@ -59,6 +59,7 @@ struct model_config {
   std::uint32_t head_dim = 0;  ///< of queries, keys and values; n_heads * head_dim may differ from hidden
   std::uint32_t ffn = 0;  ///< of an expert where there are some
   std::uint32_t n_experts = 0, n_experts_used = 0;  ///< 0: the MLP is dense; used: those of a token
+  bool experts_renormalized = true;  ///< the weights of a token's experts add up to 1
   std::uint32_t vocab = 0;
   std::uint32_t context = 0;  ///< tokens that the model was made for
   std::uint32_t window = 0;   ///< sliding window of every layer, 0: none

@@ -136,7 +136,10 @@ result<described_model> config_from_gguf(const format::gguf_file& file) {
   if (in.number(".attention.value_length", c.head_dim) != c.head_dim)
     in.fail(failure(errc::unsupported, file.origin() + ": keys and values of different size are not supported"));
   c.n_experts = in.number(".expert_count", 0);
-  if (c.n_experts) c.n_experts_used = in.number(".expert_used_count");
+  if (c.n_experts) {
+    c.n_experts_used = in.number(".expert_used_count");
+    c.ffn = in.same_for_all(".expert_feed_forward_length", c.ffn);
+  }
   c.rms_eps = static_cast<float>(in.real(".attention.layer_norm_rms_epsilon", 1e-5));
   c.act = out.architecture->act;
   c.rope.form = out.architecture->gguf_rope;

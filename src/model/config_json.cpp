@@ -72,6 +72,11 @@ class reader {
     if (object_.at_key(key).get(x)) fail(errc::invalid_file, std::string(key) + " is not an object");
     return x;
   }
+  /// Absent, or a list without elements.
+  bool empty(const char* key) const {
+    dom::array list;
+    return !has(key) || (!object_.at_key(key).get(list) && list.size() == 0);
+  }
   /// A number or a list of numbers.
   void ids(const char* key, std::vector<token_id>& out) {
     if (!has(key)) return;
@@ -231,9 +236,15 @@ result<described_model> config_from_json(std::string_view config_json, std::stri
   c.mlp_bias = in.flag("mlp_bias", false);
   c.tied_embedding = in.flag("tie_word_embeddings", false);
   if (out.architecture->sliding_window) c.window = in.number("sliding_window", 0);
-  if (out.architecture->experts) {
-    c.n_experts = in.number("num_local_experts");
+  if (in.flag("use_sliding_window", false))
+    in.fail(errc::unsupported, "use_sliding_window is not supported for this model_type");
+  if (const expert_keys& keys = out.architecture->experts; !keys.count.empty()) {
+    c.n_experts = in.number(keys.count.data());
     c.n_experts_used = in.number("num_experts_per_tok");
+    c.ffn = in.number(keys.ffn.data());
+    c.experts_renormalized = in.flag("norm_topk_prob", keys.renormalized);
+    if (in.number("decoder_sparse_step", 1) != 1 || !in.empty("mlp_only_layers"))
+      in.fail(errc::unsupported, "layers without experts among those with some are not supported");
   }
   c.act = out.architecture->act;
   if (const std::string act = in.text("hidden_act", "silu"); act != "silu" && act != "swish")

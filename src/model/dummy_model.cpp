@@ -45,7 +45,8 @@ result<dtype> type_of(const described_model& described, const std::string& origi
 }
 
 bool is_norm(tensor_role r) {
-  return r == tensor_role::output_norm || r == tensor_role::attention_norm || r == tensor_role::ffn_norm;
+  using enum tensor_role;
+  return r == output_norm || r == attention_norm || r == ffn_norm || r == q_norm || r == k_norm;
 }
 
 /// Every tensor that the config asks for, as safetensors would hold it.

@@ -27,8 +27,9 @@ inline constexpr oracle_case oracle_cases[] = {
     {"llama-fp8", ""},
 };
 
-/// With experts.
-inline constexpr oracle_case expert_cases[] = {{"mixtral", ""}, {"mixtral", "model-bf16.gguf"}};
+/// With normed heads or with experts.
+inline constexpr oracle_case cpu_cases[] = {
+    {"qwen3", ""}, {"qwen3_moe", ""}, {"qwen3_moe", "model-f16.gguf"}, {"mixtral", ""}, {"mixtral", "model-bf16.gguf"}};
 
 struct distance {
   double kl = 0, relative = 0;

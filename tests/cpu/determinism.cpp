@@ -1,5 +1,5 @@
-#include <boost/test/unit_test.hpp>
 #include <algorithm>
+#include <boost/test/unit_test.hpp>
 #include <cstring>
 #include <random>
 #include <utility>
@@ -31,8 +31,9 @@ std::vector<isa> tiers() {
   return out;
 }
 
-constexpr const char* models[] = {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope",
-                                  "llama-fp8", "mixtral/model-bf16.gguf", "mixtral/model-Q8_0.gguf"};
+constexpr const char* models[] = {
+    "llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope", "llama-fp8", "qwen3_moe",
+    "mixtral/model-Q8_0.gguf"};
 
 }  // namespace
 
@@ -61,8 +62,7 @@ BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_chunks_batches_pages_threads_or_tie
 BOOST_AUTO_TEST_CASE(draws_do_not_depend_on_batches_or_preemption) {
   for (const char* name : {models[0], models[2]}) {
     auto m = model::open_model(data(name)).value();
-    for (std::uint32_t threads : {1u, 2u, 3u})
-      BOOST_TEST_CONTEXT(name << ", " << threads << " threads") {
+    for (std::uint32_t threads : {1u, 2u, 3u}) BOOST_TEST_CONTEXT(name << ", " << threads << " threads") {
         bool first = true;  // what is drawn alone is drawn by one thread
         check_preempted(
             [&] { return driver(m, options(std::exchange(first, false) ? 1 : threads, kernels::cpu::best_isa())); },

@@ -17,8 +17,8 @@ BOOST_AUTO_TEST_CASE(tokens_go_to_the_experts_that_the_router_likes_best) {
   const auto& vector = kernels::cpu::vector_kernels_for(kernels::cpu::best_isa());
   for (const auto& [n_experts, n_used] : {std::pair{1u, 1u}, {4u, 2u}, {8u, 8u}, {60u, 4u}, {128u, 8u}}) {
     constexpr std::uint32_t most = 70;
-    cpu::expert_routing routing(n_experts, n_used, most);
-    for (std::uint32_t n : {1u, 2u, 70u}) {
+    for (const auto& [n, renormalized] : {std::pair{1u, true}, {2u, false}, {70u, true}, {70u, false}}) {
+      cpu::expert_routing routing(n_experts, n_used, renormalized, most);
       std::vector<float> logits(std::size_t{n} * n_experts);
       for (float& x : logits) x = random() % 4 ? normal(random) : 1.0f;  // with equals
       routing.route(logits.data(), n, vector);
@@ -32,7 +32,10 @@ BOOST_AUTO_TEST_CASE(tokens_go_to_the_experts_that_the_router_likes_best) {
         want.resize(n_used);
         std::sort(want.begin(), want.end());
         double total = 0;
-        for (std::uint32_t e : want) total += std::exp(double{own[e]});
+        if (renormalized)
+          for (std::uint32_t e : want) total += std::exp(double{own[e]});
+        else
+          for (std::uint32_t e = 0; e < n_experts; ++e) total += std::exp(double{own[e]});
         for (std::uint32_t j = 0; j < n_used; ++j) {
           const std::uint32_t row = routing.rows(t)[j], e = want[j];
           BOOST_TEST_REQUIRE((row >= routing.first(e) && row < routing.first(e) + routing.count(e)));
@@ -58,7 +61,7 @@ BOOST_AUTO_TEST_CASE(tokens_go_to_the_experts_that_the_router_likes_best) {
     }
   }
   // What is not a number is nobody's choice, and disturbs no other token.
-  cpu::expert_routing routing(3, 1, 2);
+  cpu::expert_routing routing(3, 1, true, 2);
   const float logits[] = {NAN, -1e30f, NAN, 0, 1, 0};
   routing.route(logits, 2, vector);
   BOOST_TEST((routing.token(routing.first(1)) == 0u && routing.count(1) == 2u));

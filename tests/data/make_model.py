@@ -19,6 +19,8 @@ FILES = {
                    "model.safetensors.index.json", "model-f16.gguf"],
     "llama3-rope": ["config.json", "generation_config.json", "model.safetensors", "model-f16.gguf"],
     "llama-256": ["model-Q4_K_M.gguf"],
+    "qwen3": ["config.json", "model.safetensors", "model-Q8_0.gguf"],
+    "qwen3_moe": ["config.json", "model.safetensors", "model-f16.gguf"],
     "mixtral": ["config.json", "generation_config.json", "model.safetensors", "model-bf16.gguf"],
 }
 REFERENCE = {"llama-256": "ref-Q4_K_M.npz"}

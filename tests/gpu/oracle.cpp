@@ -43,11 +43,13 @@ BOOST_AUTO_TEST_CASE(a_token_at_a_time_is_near) {
 }
 
 // Needs no card.
-BOOST_AUTO_TEST_CASE(experts_are_refused_by_name) {
-  const auto m = model::open_model(data("mixtral")).value();
-  const auto s = gpu::shard_of(*m, {0, 1});
-  BOOST_TEST(
-      (!s && s.error().code == errc::unsupported && s.error().message.find("--device cpu") != std::string::npos));
+BOOST_AUTO_TEST_CASE(what_runs_on_the_cpu_only_is_refused_by_name) {
+  for (const oracle_case& c : cpu_cases) {
+    const auto m = model::open_model(*c.file ? data(c.folder) + "/" + c.file : data(c.folder)).value();
+    const auto s = gpu::shard_of(*m, {0, 1});
+    BOOST_TEST(
+        (!s && s.error().code == errc::unsupported && s.error().message.find("--device cpu") != std::string::npos));
+  }
 }
 
 // Needs no card: nothing is uploaded. One part: q, k and v are one product although each has a scale of its own.

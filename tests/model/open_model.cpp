@@ -44,7 +44,8 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 BOOST_AUTO_TEST_CASE(both_forms_of_a_model_say_the_same) {
   for (auto [name, file] : {std::pair("llama", "model-bf16.gguf"), std::pair("llama-bias", "model-bf16.gguf"),
                             std::pair("llama-yarn", "model-f16.gguf"), std::pair("llama3-rope", "model-f16.gguf"),
-                            std::pair("mixtral", "model-bf16.gguf")}) {
+                            std::pair("mixtral", "model-bf16.gguf"), std::pair("qwen3", "model-Q8_0.gguf"),
+                            std::pair("qwen3_moe", "model-f16.gguf")}) {
     const auto a = open_model(data(name)).value(), b = open_model(data(name) + "/" + file).value();
     const model_config &x = a->config, &y = b->config;
     BOOST_TEST_CONTEXT(name) {
@@ -55,13 +56,16 @@ BOOST_AUTO_TEST_CASE(both_forms_of_a_model_say_the_same) {
       BOOST_TEST(x.head_dim == y.head_dim);
       BOOST_TEST(x.ffn == y.ffn);
       BOOST_TEST((x.n_experts == y.n_experts && x.n_experts_used == y.n_experts_used));
+      BOOST_TEST(x.experts_renormalized == y.experts_renormalized);
       BOOST_TEST(x.vocab == y.vocab);
       BOOST_TEST(x.context == y.context);
       BOOST_TEST(std::abs(x.rms_eps - y.rms_eps) < 1e-10f);
       BOOST_TEST(x.tied_embedding == y.tied_embedding);
       BOOST_TEST(x.attention_bias == y.attention_bias);
       BOOST_TEST(x.mlp_bias == y.mlp_bias);
-      BOOST_TEST((x.rope.form == rope_form::half && y.rope.form == rope_form::interleaved));
+      const bool permuted = !std::string_view(name).starts_with("qwen");  // by the converter
+      BOOST_TEST((x.rope.form == rope_form::half));
+      BOOST_TEST((y.rope.form == (permuted ? rope_form::interleaved : rope_form::half)));
       BOOST_TEST(x.rope.attention_factor == y.rope.attention_factor, boost::test_tools::tolerance(1e-7));
       std::vector<float> divisors;
       if (const auto* t = b->weights.find(tensor_role::rope_divisors)) {
@@ -239,6 +243,16 @@ BOOST_AUTO_TEST_CASE(experts_are_found_in_both_forms) {
     const auto r = config_from_json(replaced(config, from, to), "", "config.json");
     BOOST_TEST_REQUIRE(!r.ok(), to);
     BOOST_TEST((r.error().message.find(word) != std::string::npos), r.error().message);
+  }
+  const std::string qwen = read(data("qwen3_moe") + "/config.json");
+  BOOST_TEST(config_from_json(qwen, "", "x")->config.ffn == 32u);
+  BOOST_TEST(!config_from_json(replaced(qwen, "\"norm_topk_prob\": true,", ""), "", "x")->config.experts_renormalized);
+  for (const auto& [from, to, word] :
+       {std::array{"\"mlp_only_layers\": []", "\"mlp_only_layers\": [1]", "without experts"},
+        {"\"decoder_sparse_step\": 1", "\"decoder_sparse_step\": 2", "without experts"},
+        {"\"use_sliding_window\": false", "\"use_sliding_window\": true", "use_sliding"}}) {
+    const auto r = config_from_json(replaced(qwen, from, to), "", "config.json");
+    BOOST_TEST((!r.ok() && r.error().code == errc::unsupported && r.error().message.find(word) != std::string::npos));
   }
   scratch_folder f;
   fs::copy(data("mixtral") + "/model.safetensors", f.path / "model.safetensors");
