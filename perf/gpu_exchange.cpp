@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/gpu/exchange.hpp"
+#include "perf/gpu_timing.hpp"
 #include "src/gpu/communicator.hpp"
 #include "src/group/collective.hpp"
 
@@ -18,6 +19,8 @@ using namespace troupe;
 namespace g = kernels::gpu;
 
 namespace {
+
+using perf::check;
 
 constexpr std::uint32_t per_graph = 64;
 constexpr int rounds = 15;
@@ -36,23 +39,21 @@ struct card_memory {
     const std::uint64_t at[] = {l.add<float>(n), l.add<float>(n),         l.add<float>(hidden),
                                 l.add<float>(n), l.add<std::uint32_t>(1), l.add<std::uint64_t>(1)};
     all = gpu::memory::on_device(l.bytes(), "a measurement").value();
-    (void)cudaMemset(all.data(), 0, l.bytes());
+    check(cudaMemset(all.data(), 0, l.bytes()));
     h = all.at<float>(at[0]), part = all.at<float>(at[1]), weight = all.at<float>(at[2]), out = all.at<float>(at[3]);
     count = all.at<std::uint32_t>(at[4]), run = all.at<std::uint64_t>(at[5]);
   }
 };
 
-void must(cudaError_t code) { gpu::check(code, "CUDA").value(); }
-
 template <class F>
 gpu::graph_exec capture(cudaStream_t stream, F&& enqueue) {
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t exec = nullptr;
-  must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
   for (std::uint32_t i = 0; i < per_graph; ++i) enqueue(i);
-  must(cudaStreamEndCapture(stream, &graph));
-  must(cudaGraphInstantiate(&exec, graph, 0));
-  must(cudaGraphDestroy(graph));
+  check(cudaStreamEndCapture(stream, &graph));
+  check(cudaGraphInstantiate(&exec, graph, 0));
+  check(cudaGraphDestroy(graph));
   return gpu::graph_exec(exec);
 }
 
@@ -69,26 +70,26 @@ std::vector<measured> measure(gpu::communicator& group, std::barrier<>& together
   std::uint64_t run = 0;
   std::vector<measured> out;
   for (const std::uint32_t n : sizes) {
-    must(cudaMemcpy(m.count, &n, sizeof n, cudaMemcpyHostToDevice));
+    check(cudaMemcpy(m.count, &n, sizeof n, cudaMemcpyHostToDevice));
     const g::rms_norm_args norm{m.h, nullptr, m.weight, 0, 1e-5f, m.out, kernels::dtype::bf16, hidden, nullptr};
     const auto direct = capture(stream, [&](std::uint32_t i) {
-      must(g::exchange_norm({norm, m.part, true, {group.direct()->view(), m.run, per_graph, i}}, m.count, n, stream));
+      check(g::exchange_norm({norm, m.part, true, {group.direct()->view(), m.run, per_graph, i}}, m.count, n, stream));
     });
     const auto nccl = capture(stream, [&](std::uint32_t) {
       group.all_reduce(m.h, std::uint64_t{n} * hidden, stream).value();
-      must(g::rms_norm(norm, m.count, n, stream));
+      check(g::rms_norm(norm, m.count, n, stream));
     });
     std::vector<double> times[2];
     for (int r = 0; r < 2 * rounds; ++r) {
       ++run;
-      must(cudaMemcpy(m.run, &run, sizeof run, cudaMemcpyHostToDevice));
+      check(cudaMemcpy(m.run, &run, sizeof run, cudaMemcpyHostToDevice));
       together.arrive_and_wait();
-      must(cudaEventRecord(from, stream));
-      must(cudaGraphLaunch(r % 2 ? nccl : direct, stream));
-      must(cudaEventRecord(to, stream));
-      must(cudaStreamSynchronize(stream));
+      check(cudaEventRecord(from, stream));
+      check(cudaGraphLaunch(r % 2 ? nccl : direct, stream));
+      check(cudaEventRecord(to, stream));
+      check(cudaStreamSynchronize(stream));
       float ms = 0;
-      must(cudaEventElapsedTime(&ms, from, to));
+      check(cudaEventElapsedTime(&ms, from, to));
       if (r >= 4) times[r % 2].push_back(double{ms} * 1000 / per_graph);
     }
     for (auto& t : times) std::ranges::nth_element(t, t.begin() + static_cast<std::ptrdiff_t>(t.size() / 2));

@@ -72,7 +72,7 @@ class decoder final : public forward {
   void attention(team&, std::uint32_t layer, const rows&, bool narrow);
   bool feed_forward(team&, const layer_weights&, const rows&, std::uint32_t n, bool few);
   bool experts(team&, const layer_weights&, const rows&, std::uint32_t n);
-  void quantize_expert_rows(team&, const float* x, std::uint32_t cols);
+  void quantize_expert_rows(const float* x, std::uint32_t cols, std::uint32_t begin, std::uint32_t end);
   template <class Use>
   void expert_tiles(team&, std::uint32_t tiles, Use&&);
   bool meet(team&, float* x, const shared_columns&, std::uint32_t n);

@@ -8,14 +8,12 @@ namespace troupe::cpu {
 
 using namespace kernels::cpu;
 
-/// x [rows][cols], rows of an expert side by side, quantized expert by expert: groups of an expert's first row on.
-void decoder::quantize_expert_rows(team& t, const float* x, std::uint32_t cols) {
+/// Rows [begin, end) of x [rows][cols], those of an expert side by side: quantized expert by expert.
+void decoder::quantize_expert_rows(const float* x, std::uint32_t cols, std::uint32_t begin, std::uint32_t end) {
   activation_group* const groups = scratch_.at<activation_group>(at_.groups);
-  t.for_tiles(routing_.n_rows(), row_chunk, [&](std::uint32_t begin, std::uint32_t end) {
-    routing_.for_parts(begin, end, [&](std::uint32_t e, std::uint32_t first, std::uint32_t last) {
-      matmul_.quantize_rows(x + std::size_t{routing_.first(e)} * cols, cols, routing_.count(e), cols, first, last,
-                            groups + quantized_groups(routing_.first(e), cols));
-    });
+  routing_.for_parts(begin, end, [&](std::uint32_t e, std::uint32_t first, std::uint32_t last) {
+    matmul_.quantize_rows(x + std::size_t{routing_.first(e)} * cols, cols, routing_.count(e), cols, first, last,
+                          groups + quantized_groups(routing_.first(e), cols));
   });
 }
 
@@ -40,21 +38,17 @@ bool decoder::experts(team& t, const layer_weights& l, const rows& r, std::uint3
   if (t.index() == 0) routing_.route(router_, n, vector_);
   t.barrier();
 
+  // A layer's experts are one tensor in a GGUF, and safetensors have no type that wants groups: all are as the first.
+  const expert_weights& any = l.experts.front();
+  const bool groups_wanted = any.gate.wants_groups() || any.up.wants_groups();
   const std::uint32_t n_rows = routing_.n_rows();
   t.for_tiles(n_rows, row_chunk, [&](std::uint32_t begin, std::uint32_t end) {
     for (std::uint32_t i = begin; i < end; ++i)
       std::memcpy(expert_rows_ + std::size_t{i} * c_.hidden, r.a + std::size_t{routing_.token(i)} * c_.hidden,
                   c_.hidden * sizeof(float));
+    if (groups_wanted) quantize_expert_rows(expert_rows_, c_.hidden, begin, end);
   });
   t.barrier();
-  const expert_weights& any = l.experts.front();  // all experts of a layer are stored alike, or both forms are made
-  const auto wants = [&](linear expert_weights::*which) {
-    return std::ranges::any_of(l.experts, [&](const expert_weights& w) { return (w.*which).wants_groups(); });
-  };
-  if (wants(&expert_weights::gate) || wants(&expert_weights::up)) {
-    quantize_expert_rows(t, expert_rows_, c_.hidden);
-    t.barrier();
-  }
   const activation_group* const groups = scratch_.at<activation_group>(at_.groups);
   const auto input = [&](const float* x, std::uint32_t cols, std::uint32_t e) {
     return activations{x + std::size_t{routing_.first(e)} * cols, cols,
@@ -75,8 +69,9 @@ bool decoder::experts(team& t, const layer_weights& l, const rows& r, std::uint3
     }
   });
   if (!meet(t, gate_, part_.ffn, n_rows)) return false;
-  if (wants(&expert_weights::down)) {
-    quantize_expert_rows(t, gate_, ffn);
+  if (any.down.wants_groups()) {
+    t.for_tiles(n_rows, row_chunk,
+                [&](std::uint32_t begin, std::uint32_t end) { quantize_expert_rows(gate_, ffn, begin, end); });
     t.barrier();
   }
   const model::slice own = part_.hidden.own;

@@ -20,10 +20,8 @@ constexpr std::array attention_tensors = {
     tensor_rule{q, required, ext::q, ext::hidden, "blk.#.attn_q.weight", "model.layers.#.self_attn.q_proj.weight"},
     tensor_rule{k, required, ext::kv, ext::hidden, "blk.#.attn_k.weight", "model.layers.#.self_attn.k_proj.weight"},
     tensor_rule{v, required, ext::kv, ext::hidden, "blk.#.attn_v.weight", "model.layers.#.self_attn.v_proj.weight"},
-    tensor_rule{o, required, ext::hidden, ext::q, "blk.#.attn_output.weight",
-                "model.layers.#.self_attn.o_proj.weight"},
-    tensor_rule{q_bias, attention_bias, ext::none, ext::q, "blk.#.attn_q.bias",
-                "model.layers.#.self_attn.q_proj.bias"},
+    tensor_rule{o, required, ext::hidden, ext::q, "blk.#.attn_output.weight", "model.layers.#.self_attn.o_proj.weight"},
+    tensor_rule{q_bias, attention_bias, ext::none, ext::q, "blk.#.attn_q.bias", "model.layers.#.self_attn.q_proj.bias"},
     tensor_rule{k_bias, attention_bias, ext::none, ext::kv, "blk.#.attn_k.bias",
                 "model.layers.#.self_attn.k_proj.bias"},
     tensor_rule{v_bias, attention_bias, ext::none, ext::kv, "blk.#.attn_v.bias",
@@ -48,26 +46,22 @@ constexpr std::array dense_mlp = {
     tensor_rule{down_bias, mlp_bias, ext::none, ext::hidden, "blk.#.ffn_down.bias",
                 "model.layers.#.mlp.down_proj.bias"},
 };
-constexpr std::array mixtral_experts = {
-    tensor_rule{router, presence::experts, ext::experts, ext::hidden, "blk.#.ffn_gate_inp.weight",
-                "model.layers.#.block_sparse_moe.gate.weight"},
-    tensor_rule{expert_gate, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_gate_exps.weight",
-                "model.layers.#.block_sparse_moe.experts.@.w1.weight"},
-    tensor_rule{expert_up, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_up_exps.weight",
-                "model.layers.#.block_sparse_moe.experts.@.w3.weight"},
-    tensor_rule{expert_down, presence::experts, ext::hidden, ext::ffn, "blk.#.ffn_down_exps.weight",
-                "model.layers.#.block_sparse_moe.experts.@.w2.weight"},
-};
-constexpr std::array qwen_experts = {
-    tensor_rule{router, presence::experts, ext::experts, ext::hidden, "blk.#.ffn_gate_inp.weight",
-                "model.layers.#.mlp.gate.weight"},
-    tensor_rule{expert_gate, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_gate_exps.weight",
-                "model.layers.#.mlp.experts.@.gate_proj.weight"},
-    tensor_rule{expert_up, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_up_exps.weight",
-                "model.layers.#.mlp.experts.@.up_proj.weight"},
-    tensor_rule{expert_down, presence::experts, ext::hidden, ext::ffn, "blk.#.ffn_down_exps.weight",
-                "model.layers.#.mlp.experts.@.down_proj.weight"},
-};
+/// GGUFs call all experts alike; safetensors do not.
+constexpr std::array<tensor_rule, 4> experts_named(std::string_view router_name, std::string_view gate_name,
+                                                   std::string_view up_name, std::string_view down_name) {
+  return {{
+      {router, presence::experts, ext::experts, ext::hidden, "blk.#.ffn_gate_inp.weight", router_name},
+      {expert_gate, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_gate_exps.weight", gate_name},
+      {expert_up, presence::experts, ext::ffn, ext::hidden, "blk.#.ffn_up_exps.weight", up_name},
+      {expert_down, presence::experts, ext::hidden, ext::ffn, "blk.#.ffn_down_exps.weight", down_name},
+  }};
+}
+constexpr auto mixtral_experts = experts_named(
+    "model.layers.#.block_sparse_moe.gate.weight", "model.layers.#.block_sparse_moe.experts.@.w1.weight",
+    "model.layers.#.block_sparse_moe.experts.@.w3.weight", "model.layers.#.block_sparse_moe.experts.@.w2.weight");
+constexpr auto qwen_experts =
+    experts_named("model.layers.#.mlp.gate.weight", "model.layers.#.mlp.experts.@.gate_proj.weight",
+                  "model.layers.#.mlp.experts.@.up_proj.weight", "model.layers.#.mlp.experts.@.down_proj.weight");
 
 template <std::size_t... sizes>
 constexpr auto join(const std::array<tensor_rule, sizes>&... tables) {
@@ -121,15 +115,24 @@ std::string known_families() {
 
 std::uint64_t size_of(extent e, const model_config& c) {
   switch (e) {
-    case extent::none: return 0;
-    case extent::hidden: return c.hidden;
-    case extent::q: return c.q_size();
-    case extent::kv: return c.kv_size();
-    case extent::ffn: return c.ffn;
-    case extent::vocab: return c.vocab;
-    case extent::half_rotary: return c.rope.dim / 2;
-    case extent::head: return c.head_dim;
-    case extent::experts: return c.n_experts;
+    case extent::none:
+      return 0;
+    case extent::hidden:
+      return c.hidden;
+    case extent::q:
+      return c.q_size();
+    case extent::kv:
+      return c.kv_size();
+    case extent::ffn:
+      return c.ffn;
+    case extent::vocab:
+      return c.vocab;
+    case extent::half_rotary:
+      return c.rope.dim / 2;
+    case extent::head:
+      return c.head_dim;
+    case extent::experts:
+      return c.n_experts;
   }
   return 0;
 }

@@ -30,6 +30,11 @@ result<std::string> read_config_file(const std::filesystem::path& path) {
   return text;
 }
 
+std::optional<std::int32_t> recommended_top_k(float k) {
+  if (!(k >= -1 && k < 1e9f) || k != std::floor(k)) return std::nullopt;
+  return static_cast<std::int32_t>(k);
+}
+
 result<void> check(const model_config& c, const std::string& origin) {
   struct bound {
     const char* what;

@@ -100,10 +100,9 @@ sampling_choices read_sampling(const format::gguf_file& file, reader& keys) {
   sampling_choices s;
   s.temperature = maybe("temp");
   if (const auto k = maybe("top_k")) {
-    if (!(*k >= -1 && *k < 1e9f) || *k != std::floor(*k))
+    s.top_k = recommended_top_k(*k);
+    if (!s.top_k)
       keys.fail(failure(errc::invalid_file, file.origin() + ": general.sampling.top_k is not a whole number in range"));
-    else
-      s.top_k = static_cast<std::int32_t>(*k);
   }
   s.top_p = maybe("top_p");
   s.min_p = maybe("min_p");

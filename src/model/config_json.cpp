@@ -115,8 +115,8 @@ sampling_choices read_sampling(reader& in) {
   s.temperature = in.maybe("temperature");
   if (!in.flag("do_sample", true)) s.temperature = 0.0f;
   if (const auto k = in.maybe("top_k")) {
-    if (!(*k >= -1 && *k < 1e9f) || *k != std::floor(*k)) in.fail(errc::invalid_file, "top_k is not a whole number in range");
-    else s.top_k = static_cast<std::int32_t>(*k);
+    s.top_k = recommended_top_k(*k);
+    if (!s.top_k) in.fail(errc::invalid_file, "top_k is not a whole number in range");
   }
   s.top_p = in.maybe("top_p");
   s.min_p = in.maybe("min_p");

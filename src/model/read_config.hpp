@@ -1,5 +1,7 @@
 #pragma once
 #include <filesystem>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -35,5 +37,8 @@ result<std::string> read_config_file(const std::filesystem::path&);
 
 /// Ranges, divisibility and derived sizes; `origin` is for messages.
 result<void> check(const model_config&, const std::string& origin);
+
+/// Files write it as a number of any kind; none where it is not a whole one in range.
+std::optional<std::int32_t> recommended_top_k(float);
 
 }  // namespace troupe::model

@@ -246,4 +246,19 @@ class soak {
   std::uint64_t n_submitted_ = 0, n_cancelled_ = 0;
 };
 
+/// Both without and with the prefix cache: make(sinks) is a backend under a random load, alone() a driver of a like
+/// one.
+template <class Make, class Alone>
+void check_soaks(soak_options o, const Make& make, const Alone& alone) {
+  for (const bool prefix_cache : {false, true}) {
+    o.prefix_cache = prefix_cache;
+    auto sinks = std::make_shared<recorder>();
+    soak run(make(sinks), sinks, o);
+    run.run();
+    auto d = alone();
+    run.check_alone(d);
+    ++o.seed;
+  }
+}
+
 }  // namespace troupe::test

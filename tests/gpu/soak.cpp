@@ -8,22 +8,16 @@ using namespace troupe::test;
 // Deterministic mode: each request's tokens and logits are those that it gets alone. With graphs, as a server has them.
 BOOST_AUTO_TEST_CASE(a_hundred_thousand_steps_of_a_random_load) {
   auto m = model::open_model(data("llama3-rope")).value();
-  for (const bool prefix_cache : {false, true}) {
-    gpu::gpu_options o;
-    o.deterministic = true;
-    o.max_slots = 8;
-    o.max_batched_tokens = 48;
-    o.max_model_len = 160;
-    o.n_pages = 24;
-    soak_options s;
-    s.steps = 50'000;
-    s.seed = 17 + prefix_cache;
-    s.prefix_cache = prefix_cache;
-    s.check_one_in = 60;
-    auto sinks = std::make_shared<recorder>();
-    soak run(gpu::make_gpu_backend(m, o, sinks).value(), sinks, s);
-    run.run();
-    driver alone(m, o);
-    run.check_alone(alone);
-  }
+  gpu::gpu_options o;
+  o.deterministic = true;
+  o.max_slots = 8;
+  o.max_batched_tokens = 48;
+  o.max_model_len = 160;
+  o.n_pages = 24;
+  soak_options s;
+  s.steps = 50'000;
+  s.seed = 17;
+  s.check_one_in = 60;
+  check_soaks(
+      s, [&](auto sinks) { return gpu::make_gpu_backend(m, o, sinks).value(); }, [&] { return driver(m, o); });
 }

@@ -10,22 +10,16 @@ using namespace troupe::test;
 // it gets alone.
 BOOST_AUTO_TEST_CASE(a_hundred_thousand_steps_of_a_random_load_over_two_cards) {
   auto m = model::open_model(data("llama3-rope")).value();
-  for (const bool prefix_cache : {false, true}) {
-    gpu::gpu_options o;
-    o.deterministic = true;
-    o.max_slots = 8;
-    o.max_batched_tokens = 160;  // more than a card's multiprocessors
-    o.max_model_len = 160;
-    o.n_pages = 24;
-    soak_options s;
-    s.steps = 50'000;
-    s.seed = 29 + prefix_cache;
-    s.prefix_cache = prefix_cache;
-    s.check_one_in = 60;
-    auto sinks = std::make_shared<recorder>();
-    soak run(make_card_ranks(m, o, sinks), sinks, s);
-    run.run();
-    group_driver alone(m, o);
-    run.check_alone(alone);
-  }
+  gpu::gpu_options o;
+  o.deterministic = true;
+  o.max_slots = 8;
+  o.max_batched_tokens = 160;  // more than a card's multiprocessors
+  o.max_model_len = 160;
+  o.n_pages = 24;
+  soak_options s;
+  s.steps = 50'000;
+  s.seed = 29;
+  s.check_one_in = 60;
+  check_soaks(
+      s, [&](auto sinks) { return make_card_ranks(m, o, sinks); }, [&] { return group_driver(m, o); });
 }
