@@ -20,6 +20,7 @@ BOOST_AUTO_TEST_CASE(a_hundred_thousand_steps_of_a_random_load_over_two_cards) {
   s.steps = 50'000;
   s.seed = 29;
   s.check_one_in = 60;
+  // The cards' own ways belong to the group that has run; alone by NCCL the bits are the same.
   check_soaks(
-      s, [&](auto sinks) { return make_card_ranks(m, o, sinks); }, [&] { return group_driver(m, o); });
+      s, [&](auto sinks) { return make_card_ranks(m, o, sinks); }, [&] { return group_driver(m, o, sums::nccl); });
 }
