@@ -295,12 +295,18 @@ void control::set_status(troupe::engine_status s) {
   std::lock_guard lock(mutex);
   status = s;
 }
-bool control::wait_for_cancelled(std::uint64_t n) const {
+static bool wait_for(const control& c, auto&& enough) {
   for (int i = 0; i < 400; ++i) {
-    if (now().cancelled >= n) return true;
+    if (enough(c.now())) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return false;
+}
+bool control::wait_for_cancelled(std::uint64_t n) const {
+  return wait_for(*this, [n](const counts& c) { return c.cancelled >= n; });
+}
+bool control::wait_for_all_ended() const {
+  return wait_for(*this, [](const counts& c) { return c.open == 0; });
 }
 control& of(const troupe::engine& e) { return e.implementation()->control; }
 troupe::engine open(std::uint32_t stream_buffer) {

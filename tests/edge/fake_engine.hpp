@@ -38,6 +38,8 @@ struct control {
   void set_status(troupe::engine_status);
   /// Waits up to two seconds.
   bool wait_for_cancelled(std::uint64_t n) const;
+  /// The same, until no stream is open: a cancelled one ends some time after its connection.
+  bool wait_for_all_ended() const;
 
   mutable std::mutex mutex;
   counts counted;
