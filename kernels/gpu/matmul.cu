@@ -1,8 +1,10 @@
 #include "kernels/gpu/matmul.hpp"
 
 #include "kernels/gpu/element.cuh"
+#include "kernels/gpu/experts.hpp"
 #include "kernels/gpu/matmul_block.cuh"
 #include "kernels/gpu/matmul_rule.hpp"
+#include "kernels/gpu/token_rows.cuh"
 
 // Three kernels, one rule: an element of y is a sum over segments of K in ascending order, each one chain of tensor
 // core products in ascending blocks of 32 columns (f32: of fused multiply-adds). Columns beyond the last are zeros.
@@ -11,6 +13,8 @@
 //           of its own in shared memory, so that nobody waits for anybody until the segments are added.
 //   tile    more tokens: blocks of rows x tokens, whose pieces the warps of a block share.
 //   plain   f32.
+//
+// Each for the tokens of a step and for the rows of experts (token_rows.cuh).
 
 namespace troupe::kernels::gpu {
 namespace {
@@ -28,20 +32,42 @@ __device__ void put(const matmul_args& a, std::uint32_t token, std::uint32_t row
   }
 }
 
-/// Block (i, j): weight rows R i ..., tokens N j ...; warp s: segment s. Bytes moved: R x cols weights and at most
+/// Where an expert's rows of x lie: `n` of them, of which a thread loads every `step`th; those beyond the last are not
+/// read.
+template <class T, int n>
+__device__ void find_rows(const T* (&from)[n], const expert_rows& rows, const token_tile& tile, const T* x,
+                          std::uint32_t cols, std::uint32_t first, std::uint32_t step) {
+#pragma unroll
+  for (int j = 0; j < n; ++j) {
+    const std::uint32_t row = first + j * step;
+    from[j] = x + std::size_t{row < tile.end ? rows.source(row) : 0} * cols;
+  }
+}
+
+template <class T, class Rows>
+__device__ const T* matrix_of(const matmul_args& a, const Rows& rows, const token_tile& tile) {
+  return reinterpret_cast<const T*>(static_cast<const std::byte*>(a.weight) + rows.matrix_bytes(tile));
+}
+
+/// Block (i, j): weight rows R i ..., tile j of up to N tokens; warp s: segment s. Bytes moved: R x cols weights and at most
 /// N x cols of x per block.
-template <class T, class Y, int R, int N, int n_stages>
-__global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_args a, const std::uint32_t* n_tokens) {
+template <class T, class Y, int R, int N, int n_stages, class Rows>
+__global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_args a, const Rows rows) {
   constexpr int n_low = R / 8, n_pieces = n_low + N / 8;  // 16-byte pieces per lane and block of columns
   extern __shared__ uint4 queue[];                        // [stage][piece][thread]
-  const std::uint32_t n = *n_tokens, first_token = blockIdx.y * N, first_row = blockIdx.x * R;
+  const token_tile tile = rows.tile(blockIdx.y, N);
+  const std::uint32_t n = tile.end, first_token = tile.first, first_row = blockIdx.x * R;
   if (first_token >= n) return;
   const std::uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, segment = threadIdx.x / 32;
   const std::uint32_t first_col = segment * segment_columns(a.cols);
   const std::uint32_t last_col = min(a.cols, first_col + segment_columns(a.cols));
   const std::uint32_t n_blocks = first_col < last_col ? (last_col - first_col + block_columns - 1) / block_columns : 0;
-  const T* const weight = static_cast<const T*>(a.weight) + std::size_t{first_row + g} * a.cols;
+  const T* const matrix = matrix_of<T>(a, rows, tile);
+  const T* const weight = matrix + std::size_t{first_row + g} * a.cols;
   const T* const x = static_cast<const T*>(a.x) + std::size_t{first_token + g} * a.cols;
+  const T* scattered[N / 8];
+  if constexpr (Rows::scattered)
+    find_rows(scattered, rows, tile, static_cast<const T*>(a.x), a.cols, first_token + g, 8);
 
   const auto load = [&](std::uint32_t block) {
     if (block < n_blocks) {
@@ -57,8 +83,8 @@ __global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_a
 #pragma unroll
       for (int j = 0; j < N / 8; ++j) {
         const bool valid = inside && first_token + 8 * j + g < n;
-        copy_16_async(shared_address(to + (n_low + j) * n_stream_threads),
-                      valid ? x + std::size_t{8u * j} * a.cols + col : a.x, valid);
+        const T* const row = Rows::scattered ? scattered[j] : x + std::size_t{8u * j} * a.cols;
+        copy_16_async(shared_address(to + (n_low + j) * n_stream_threads), valid ? row + col : a.x, valid);
       }
     }
     commit_copies();
@@ -104,24 +130,28 @@ __global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_a
   }
 }
 
-/// Block (i, j): tokens BN i ..., weight rows BM j ...: neighbours in time share weight rows in the L2 cache. Each warp
+/// Block (i, j): tile i of up to BN tokens, weight rows BM j ...: neighbours in time share weight rows in the L2 cache. Each warp
 /// computes WM x WN. Shared memory: n_stages x (BM + BN) x 64 bytes, then BM x BN sums of the segments that are done,
 /// each thread's own.
-template <class T, class Y, int BM, int BN, int WM, int WN, int n_stages>
-__global__ __launch_bounds__(BM / WM * (BN / WN) * 32, 2) void tile_kernel(const matmul_args a,
-                                                                           const std::uint32_t* n_tokens) {
+template <class T, class Y, int BM, int BN, int WM, int WN, int n_stages, class Rows>
+__global__ __launch_bounds__(BM / WM * (BN / WN) * 32, 2) void tile_kernel(const matmul_args a, const Rows rows) {
   constexpr int n_threads = BM / WM * (BN / WN) * 32;
   constexpr int stage_pieces = (BM + BN) * 4, w_loads = BM * 4 / n_threads, x_loads = BN * 4 / n_threads;
   constexpr int load_rows = n_threads / 4;  // rows that all threads load at once, 64 bytes each
   static_assert(w_loads * n_threads == BM * 4 && x_loads * n_threads == BN * 4);
   extern __shared__ uint4 stages[];  // [stage][BM weight rows, then BN token rows][4 pieces]
-  const std::uint32_t n = *n_tokens, first_token = blockIdx.x * BN, first_row = blockIdx.y * BM;
+  const token_tile tile = rows.tile(blockIdx.x, BN);
+  const std::uint32_t n = tile.end, first_token = tile.first, first_row = blockIdx.y * BM;
   if (first_token >= n) return;
   const std::uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const std::uint32_t warp_row = warp % (BM / WM) * WM, warp_token = warp / (BM / WM) * WN;
   const std::uint32_t load_row = threadIdx.x / 4, piece_col = threadIdx.x % 4 * 8;
-  const T* const weight = static_cast<const T*>(a.weight) + std::size_t{first_row + load_row} * a.cols + piece_col;
+  const T* const matrix = matrix_of<T>(a, rows, tile);
+  const T* const weight = matrix + std::size_t{first_row + load_row} * a.cols + piece_col;
   const T* const x = static_cast<const T*>(a.x) + std::size_t{first_token + load_row} * a.cols + piece_col;
+  const T* scattered[x_loads];
+  if constexpr (Rows::scattered)
+    find_rows(scattered, rows, tile, static_cast<const T*>(a.x) + piece_col, a.cols, first_token + load_row, load_rows);
   const std::uint32_t n_blocks = (a.cols + block_columns - 1) / block_columns;
   const std::uint32_t segment_blocks = segment_columns(a.cols) / block_columns;
 
@@ -139,8 +169,8 @@ __global__ __launch_bounds__(BM / WM * (BN / WN) * 32, 2) void tile_kernel(const
 #pragma unroll
       for (int j = 0; j < x_loads; ++j) {
         const bool valid = inside && first_token + load_row + j * load_rows < n;
-        copy_16_async(shared_address(to + BM * 4 + j * n_threads),
-                      valid ? x + std::size_t{unsigned(j * load_rows)} * a.cols + col : a.x, valid);
+        const T* const row = Rows::scattered ? scattered[j] : x + std::size_t{unsigned(j * load_rows)} * a.cols;
+        copy_16_async(shared_address(to + BM * 4 + j * n_threads), valid ? row + col : a.x, valid);
       }
     }
     commit_copies();
@@ -210,18 +240,21 @@ __global__ __launch_bounds__(BM / WM * (BN / WN) * 32, 2) void tile_kernel(const
 }
 
 /// f32: 64 weight rows by BN tokens, 16 columns at a time; a thread has TR rows and TN tokens.
-template <int BN, int TR, int TN>
-__global__ __launch_bounds__(256) void plain_kernel(const matmul_args a, const std::uint32_t* n_tokens) {
+template <int BN, int TR, int TN, class Rows>
+__global__ __launch_bounds__(256) void plain_kernel(const matmul_args a, const Rows rows) {
   constexpr int BM = 64, BK = 16, row_threads = BM / TR;
   constexpr int w_loads = BM * BK / 256, x_loads = (BN * BK + 255) / 256;
   static_assert(row_threads * (BN / TN) == 256);
   __shared__ float w[BK][BM + 1], x[BK][BN + 1];
-  const std::uint32_t n = *n_tokens, first_token = blockIdx.x * BN, first_row = blockIdx.y * BM;
+  const token_tile tile = rows.tile(blockIdx.x, BN);
+  const std::uint32_t n = tile.end, first_token = tile.first, first_row = blockIdx.y * BM;
   if (first_token >= n) return;
   const std::uint32_t k = threadIdx.x % BK, load_row = threadIdx.x / BK;
   const std::uint32_t row = threadIdx.x % row_threads, token = threadIdx.x / row_threads;
-  const float* const weight = static_cast<const float*>(a.weight);
+  const float* const weight = matrix_of<float>(a, rows, tile);
   const float* const tokens = static_cast<const float*>(a.x);
+  const float* scattered[x_loads];
+  if constexpr (Rows::scattered) find_rows(scattered, rows, tile, tokens, a.cols, first_token + load_row, 16);
   float next_w[w_loads], next_x[x_loads];
   const auto load = [&](std::uint32_t col) {
 #pragma unroll
@@ -232,9 +265,12 @@ __global__ __launch_bounds__(256) void plain_kernel(const matmul_args a, const s
 #pragma unroll
     for (int j = 0; j < x_loads; ++j) {
       const std::uint32_t r = load_row + 16 * j;
-      next_x[j] = r < BN && first_token + r < n && col + k < a.cols
-                      ? tokens[std::size_t{first_token + r} * a.cols + col + k]
-                      : 0.0f;
+      if (r < BN && first_token + r < n && col + k < a.cols) {
+        const float* const row = Rows::scattered ? scattered[j] : tokens + std::size_t{first_token + r} * a.cols;
+        next_x[j] = row[col + k];
+      } else {
+        next_x[j] = 0.0f;
+      }
     }
   };
   float sums[TR][TN] = {}, done[TR][TN] = {};
@@ -295,72 +331,107 @@ cudaError_t ask(card& c) {
 
 constexpr unsigned tiles(std::uint32_t n, std::uint32_t size) { return (n + size - 1) / size; }
 
-template <class Kernel>
-cudaError_t launch(Kernel kernel, dim3 grid, unsigned threads, int shared_bytes, const matmul_args& a,
-                   const std::uint32_t* n_tokens, cudaStream_t stream) {
+template <class Kernel, class Rows>
+cudaError_t launch(Kernel kernel, dim3 grid, unsigned threads, int shared_bytes, const matmul_args& a, const Rows& rows,
+                   cudaStream_t stream) {
   if (const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes))
     return code;
-  kernel<<<grid, threads, static_cast<std::size_t>(shared_bytes), stream>>>(a, n_tokens);
+  kernel<<<grid, threads, static_cast<std::size_t>(shared_bytes), stream>>>(a, rows);
   return cudaGetLastError();
 }
 
-template <class T, class Y, int R, int N, int n_stages>
-cudaError_t launch_stream(const matmul_args& a, const std::uint32_t* n_tokens, std::uint32_t max_tokens,
-                          cudaStream_t stream) {
+template <class T, class Y, int R, int N, int n_stages, class Rows>
+cudaError_t launch_stream(const matmul_args& a, const Rows& rows, unsigned n_tiles, cudaStream_t stream) {
   constexpr int bytes = n_stages * (R / 8 + N / 8) * n_stream_threads * 16;
   static_assert(bytes <= 99 * 1024 && bytes >= static_cast<int>(max_segments) * N * (R + 4) * 4);
-  return launch(stream_kernel<T, Y, R, N, n_stages>, dim3(tiles(a.rows, R), tiles(max_tokens, N)), n_stream_threads,
-                bytes, a, n_tokens, stream);
+  return launch(stream_kernel<T, Y, R, N, n_stages, Rows>, dim3(tiles(a.rows, R), n_tiles), n_stream_threads, bytes, a,
+                rows, stream);
 }
 
-template <class T, class Y, int BM, int BN, int WM, int WN, int n_stages>
-cudaError_t launch_tile(const matmul_args& a, const std::uint32_t* n_tokens, std::uint32_t max_tokens,
-                        cudaStream_t stream) {
+template <class T, class Y, int BM, int BN, int WM, int WN, int n_stages, class Rows>
+cudaError_t launch_tile(const matmul_args& a, const Rows& rows, unsigned n_tiles, cudaStream_t stream) {
   constexpr int bytes = n_stages * (BM + BN) * 64 + BM * BN * 4;
   static_assert(bytes >= BN * (BM + 4) * 4);
-  return launch(tile_kernel<T, Y, BM, BN, WM, WN, n_stages>, dim3(tiles(max_tokens, BN), tiles(a.rows, BM)),
-                BM / WM * (BN / WN) * 32, bytes, a, n_tokens, stream);
+  return launch(tile_kernel<T, Y, BM, BN, WM, WN, n_stages, Rows>, dim3(n_tiles, tiles(a.rows, BM)),
+                BM / WM * (BN / WN) * 32, bytes, a, rows, stream);
 }
 
-template <class T, class Y>
-cudaError_t matmul_mma(const matmul_args& a, const std::uint32_t* n_tokens, std::uint32_t max_tokens,
+/// The kernel for n_tiles tiles of up to tile_rows tokens: 8, 16, 32, 64 or 128.
+template <class T, class Y, class Rows>
+cudaError_t matmul_mma(const matmul_args& a, const Rows& rows, std::uint32_t tile_rows, unsigned n_tiles,
                        cudaStream_t stream) {
-  if (a.cols % 8) return cudaErrorInvalidValue;
-  if (max_tokens <= 8) return launch_stream<T, Y, 16, 8, 8>(a, n_tokens, max_tokens, stream);
+  if (tile_rows == 8) return launch_stream<T, Y, 16, 8, 8>(a, rows, n_tiles, stream);
   // Taller blocks read x less often, lower ones fill the card.
-  if (max_tokens <= 16)
-    return a.rows > 2048 ? launch_stream<T, Y, 32, 16, 4>(a, n_tokens, max_tokens, stream)
-                         : launch_stream<T, Y, 16, 16, 6>(a, n_tokens, max_tokens, stream);
-  if (max_tokens <= 32) return launch_stream<T, Y, 32, 32, 3>(a, n_tokens, max_tokens, stream);
+  if (tile_rows == 16)
+    return a.rows > 2048 ? launch_stream<T, Y, 32, 16, 4>(a, rows, n_tiles, stream)
+                         : launch_stream<T, Y, 16, 16, 6>(a, rows, n_tiles, stream);
+  if (tile_rows == 32) return launch_stream<T, Y, 32, 32, 3>(a, rows, n_tiles, stream);
+  if (tile_rows == 64) return launch_tile<T, Y, 64, 64, 32, 32, 10>(a, rows, n_tiles, stream);
+  if (tile_rows != 128) return cudaErrorInvalidValue;
   card c;
   if (const cudaError_t code = ask(c)) return code;
-  if (tiles(a.rows, 128) * tiles(max_tokens, 128) < static_cast<unsigned>(c.n_sms))
-    return launch_tile<T, Y, 64, 64, 32, 32, 10>(a, n_tokens, max_tokens, stream);
-  return c.shared_bytes >= 112 * 1024 ? launch_tile<T, Y, 128, 128, 64, 64, 3>(a, n_tokens, max_tokens, stream)
-                                      : launch_tile<T, Y, 128, 128, 64, 64, 2>(a, n_tokens, max_tokens, stream);
+  return c.shared_bytes >= 112 * 1024 ? launch_tile<T, Y, 128, 128, 64, 64, 3>(a, rows, n_tiles, stream)
+                                      : launch_tile<T, Y, 128, 128, 64, 64, 2>(a, rows, n_tiles, stream);
 }
 
-template <class T>
-cudaError_t matmul_of(const matmul_args& a, const std::uint32_t* n_tokens, std::uint32_t max_tokens,
-                      cudaStream_t stream) {
-  if (a.y_type == dtype::f32) return matmul_mma<T, float>(a, n_tokens, max_tokens, stream);
-  if (a.y_type == a.type && !a.accumulate) return matmul_mma<T, T>(a, n_tokens, max_tokens, stream);
-  return cudaErrorInvalidValue;
+cudaError_t matmul_f32(const matmul_args& a, const auto& rows, std::uint32_t tile_rows, unsigned n_tiles,
+                       cudaStream_t stream) {
+  using Rows = std::remove_cvref_t<decltype(rows)>;
+  const dim3 grid(n_tiles, tiles(a.rows, 64));
+  if (tile_rows == 8)
+    plain_kernel<8, 1, 2, Rows><<<grid, 256, 0, stream>>>(a, rows);
+  else
+    plain_kernel<64, 4, 4, Rows><<<grid, 256, 0, stream>>>(a, rows);
+  return cudaGetLastError();
+}
+
+/// Tokens of a tile of a step's product.
+cudaError_t tile_rows_of(const matmul_args& a, std::uint32_t max_tokens, std::uint32_t& tile_rows) {
+  if (a.type == dtype::f32 || max_tokens <= 32) {
+    tile_rows = max_tokens <= 8 ? 8 : a.type == dtype::f32 ? 64 : max_tokens <= 16 ? 16 : 32;
+    return cudaSuccess;
+  }
+  card c;
+  if (const cudaError_t code = ask(c)) return code;
+  tile_rows = tiles(a.rows, 128) * tiles(max_tokens, 128) < static_cast<unsigned>(c.n_sms) ? 64 : 128;
+  return cudaSuccess;
 }
 
 }  // namespace
 
 cudaError_t matmul(const matmul_args& a, const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t stream) {
   if (max_tokens == 0 || a.rows == 0) return cudaSuccess;
-  if (a.cols == 0) return cudaErrorInvalidValue;
-  if (a.type == dtype::f16) return matmul_of<__half>(a, n_tokens, max_tokens, stream);
-  if (a.type == dtype::bf16) return matmul_of<__nv_bfloat16>(a, n_tokens, max_tokens, stream);
+  if (a.cols == 0 || (a.type != dtype::f32 && a.cols % 8)) return cudaErrorInvalidValue;
+  std::uint32_t tile_rows = 0;
+  if (const cudaError_t code = tile_rows_of(a, max_tokens, tile_rows)) return code;
+  const unsigned n_tiles = tiles(max_tokens, tile_rows);
+  const step_rows rows{n_tokens};
+  const auto of_type = [&](auto x) {
+    using T = decltype(x);
+    if (a.y_type == dtype::f32) return matmul_mma<T, float>(a, rows, tile_rows, n_tiles, stream);
+    if (a.y_type == a.type && !a.accumulate) return matmul_mma<T, T>(a, rows, tile_rows, n_tiles, stream);
+    return cudaErrorInvalidValue;
+  };
+  if (a.type == dtype::f16) return of_type(__half{});
+  if (a.type == dtype::bf16) return of_type(__nv_bfloat16{});
   if (a.type != dtype::f32 || a.y_type != dtype::f32) return cudaErrorInvalidValue;
-  if (max_tokens <= 8)
-    plain_kernel<8, 1, 2><<<dim3(1, tiles(a.rows, 64)), 256, 0, stream>>>(a, n_tokens);
-  else
-    plain_kernel<64, 4, 4><<<dim3(tiles(max_tokens, 64), tiles(a.rows, 64)), 256, 0, stream>>>(a, n_tokens);
-  return cudaGetLastError();
+  return matmul_f32(a, rows, tile_rows, n_tiles, stream);
+}
+
+cudaError_t expert_matmul(const expert_matmul_args& e, std::uint32_t max_tokens, cudaStream_t stream) {
+  const matmul_args& a = e.product;
+  if (max_tokens == 0 || a.rows == 0) return cudaSuccess;
+  if (a.cols == 0 || (a.type != dtype::f32 && a.cols % 8) || a.y_type != a.type || a.accumulate)
+    return cudaErrorInvalidValue;
+  const unsigned n_tiles = expert_tiles(e.routes.n_experts, e.routes.n_used, max_tokens, e.tile_rows);
+  const expert_rows rows = rows_of(e);
+  return with_element(a.type, [&](auto x) {
+    using T = decltype(x);
+    if constexpr (std::is_same_v<T, float>)
+      return matmul_f32(a, rows, e.tile_rows, n_tiles, stream);
+    else
+      return matmul_mma<T, T>(a, rows, e.tile_rows, n_tiles, stream);
+  });
 }
 
 }  // namespace troupe::kernels::gpu

@@ -1,6 +1,7 @@
 #include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/packed_fragment.cuh"
+#include "kernels/gpu/token_rows.cuh"
 
 namespace troupe::kernels::gpu {
 namespace {
@@ -22,18 +23,43 @@ __device__ void write(const packed_matmul_args& a, std::uint32_t token, std::uin
   }
 }
 
-/// A block makes the 16 rows of one tile, for 8 n_tiles tokens per pass over them. Warp w takes records w, w + W, ...
+/// The matrix of an expert's tile.
+template <class Rows>
+__device__ packed_weight matrix_of(packed_weight w, const Rows& rows, const token_tile& tile) {
+  w.data += rows.matrix_bytes(tile);
+  return w;
+}
+/// The row of x that row `row` of y comes from.
+template <class Rows>
+__device__ std::uint32_t source_of(const Rows& rows, std::uint32_t row) {
+  if constexpr (Rows::scattered)
+    return rows.source(row);
+  else
+    return row;
+}
+
+/// A block makes the 16 rows of one tile of the matrix, for the tokens of one tile of theirs (all tokens of a step are
+/// one), 8 n_tiles of them per pass over the rows. Warp w takes records w, w + W, ...
 /// of the tile and the sums of the W warps are added in order; W follows from the shape. So the sum of an element is
 /// the same for every number of tokens and every n_tiles. Bytes: the tile's records once, x once per block (from L1:
 /// blocks of an SM share it), 16 * n results.
-template <class Form, class T, int n_tiles>
+template <class Form, class T, int n_tiles, class Rows>
 __global__ void __launch_bounds__(32 * max_warps, n_tiles == 1 ? 3 : 2)
-    packed_matmul_kernel(packed_matmul_args a, const std::uint32_t* n_tokens) {
+    packed_matmul_kernel(packed_matmul_args a, const Rows rows) {
   constexpr int tokens = 8 * n_tiles, stride = 20;  // of a token's 16 sums: no two lanes of a store in one bank
   __shared__ float partial[max_warps][tokens][stride];
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
   const std::uint32_t cols = a.weight.cols, n_records = chunks<Form>(cols);
   const std::byte* records = a.weight.data + record_offset<Form>(blockIdx.x, 0, cols);
+  token_tile tile{};
+  if constexpr (Rows::scattered) {
+    let_next_start();
+    wait_for_previous();
+    tile = rows.tile(blockIdx.y, 0);
+    if (tile.first >= tile.end) return;
+    a.weight = matrix_of(a.weight, rows, tile);
+    records += rows.matrix_bytes(tile);
+  }
 
   constexpr int in_flight = fragment<Form>::in_flight;
   fragment<Form> f[in_flight];
@@ -44,20 +70,23 @@ __global__ void __launch_bounds__(32 * max_warps, n_tiles == 1 ? 3 : 2)
         f[i].load(records + std::uint64_t{r} * Form::bytes, lane);
   };
 
-  let_next_start();
+  if constexpr (!Rows::scattered) let_next_start();
   load(warp);  // weights never change in a step
-  wait_for_previous();
-  const std::uint32_t n = *n_tokens;
-  std::uint32_t first = 0;
+  if constexpr (!Rows::scattered) {
+    wait_for_previous();
+    tile = rows.tile(0, 0);
+  }
+  const std::uint32_t n = tile.end;
+  std::uint32_t first = tile.first;
   do {
-    if (first > 0) load(warp);
+    if (first > tile.first) load(warp);
     float acc[n_tiles][4] = {};
     token_source<T, n_tiles> x;
     x.cols = cols;
 #pragma unroll
     for (int i = 0; i < n_tiles; ++i) {
       const std::uint32_t token = first + 8 * i + lane / 4;
-      x.row[i] = token < n ? static_cast<const T*>(a.x) + std::uint64_t{token} * cols : nullptr;
+      x.row[i] = token < n ? static_cast<const T*>(a.x) + std::uint64_t{source_of(rows, token)} * cols : nullptr;
     }
     for (std::uint32_t record = warp;;) {
 #pragma unroll
@@ -91,22 +120,25 @@ __global__ void __launch_bounds__(32 * max_warps, n_tiles == 1 ? 3 : 2)
 }
 
 /// For x in f32, where exactness counts and not speed: a warp per row, runs of 8 columns dealt to the lanes in turn.
-template <class Form>
-__global__ void __launch_bounds__(256) packed_matmul_f32_kernel(packed_matmul_args a, const std::uint32_t* n_tokens) {
+template <class Form, class Rows>
+__global__ void __launch_bounds__(256) packed_matmul_f32_kernel(packed_matmul_args a, const Rows rows) {
   constexpr int tokens = 8;
   const std::uint32_t row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= a.weight.rows) return;  // whole warps
-  const std::uint32_t n = *n_tokens, cols = a.weight.cols;
-  for (std::uint32_t first = 0; first < n; first += tokens) {
+  const token_tile tile = rows.tile(blockIdx.y, 0);
+  const packed_weight matrix = matrix_of(a.weight, rows, tile);
+  const std::uint32_t n = tile.end, cols = a.weight.cols;
+  for (std::uint32_t first = tile.first; first < n; first += tokens) {
     float acc[tokens] = {};
     for (std::uint32_t run = lane; run < cols / 8; run += 32) {
       float w[8];
 #pragma unroll
-      for (std::uint32_t i = 0; i < 8; ++i) w[i] = weight_at<Form>(a.weight, row, 8 * run + i);
+      for (std::uint32_t i = 0; i < 8; ++i) w[i] = weight_at<Form>(matrix, row, 8 * run + i);
 #pragma unroll
       for (int t = 0; t < tokens; ++t) {
         if (first + t >= n) continue;
-        const float* x = static_cast<const float*>(a.x) + std::uint64_t{first + t} * cols + 8 * run;
+        const float* x =
+            static_cast<const float*>(a.x) + std::uint64_t{source_of(rows, first + t)} * cols + 8 * run;
 #pragma unroll
         for (int i = 0; i < 8; ++i) acc[t] = fmaf(w[i], x[i], acc[t]);
       }
@@ -119,13 +151,30 @@ __global__ void __launch_bounds__(256) packed_matmul_f32_kernel(packed_matmul_ar
   }
 }
 
-template <class Form, class T>
-cudaError_t launch_mma(const packed_matmul_args& a, const std::uint32_t* n_tokens, std::uint32_t max_tokens,
-                       cudaStream_t stream) {
+/// grid.y = n_row_tiles: tiles of tokens, as `rows` has them.
+template <class Form, class T, class Rows>
+cudaError_t launch_mma(const packed_matmul_args& a, const Rows& rows, std::uint32_t n_row_tiles,
+                       std::uint32_t most_rows, cudaStream_t stream) {
   const std::uint32_t records = chunks<Form>(a.weight.cols), warps = records < max_warps ? records : max_warps;
-  const std::uint32_t blocks = tiles(a.weight.rows);
-  const auto kernel = max_tokens <= 8 ? packed_matmul_kernel<Form, T, 1> : packed_matmul_kernel<Form, T, 2>;
-  return launch_dependent(kernel, blocks, 32 * warps, 0, stream, a, n_tokens);
+  const dim3 grid(tiles(a.weight.rows), n_row_tiles);
+  const auto kernel = most_rows <= 8 ? packed_matmul_kernel<Form, T, 1, Rows> : packed_matmul_kernel<Form, T, 2, Rows>;
+  return launch_dependent(kernel, grid, 32 * warps, 0, stream, a, rows);
+}
+
+/// most_rows: of a tile of tokens.
+template <class Rows>
+cudaError_t launch(const packed_matmul_args& a, const Rows& rows, std::uint32_t n_row_tiles, std::uint32_t most_rows,
+                   cudaStream_t stream) {
+  return with_form(a.weight.form, cudaErrorInvalidValue, [&](auto f) {
+    using Form = decltype(f);
+    if (a.weight.cols % (Form::cols == 256 ? 256 : 32) != 0) return cudaErrorInvalidValue;
+    if (a.type == dtype::f16) return launch_mma<Form, __half>(a, rows, n_row_tiles, most_rows, stream);
+    if (a.type == dtype::bf16) return launch_mma<Form, __nv_bfloat16>(a, rows, n_row_tiles, most_rows, stream);
+    if (a.type != dtype::f32) return cudaErrorInvalidValue;
+    const dim3 grid((a.weight.rows + 7) / 8, n_row_tiles);
+    packed_matmul_f32_kernel<Form, Rows><<<grid, 256, 0, stream>>>(a, rows);
+    return cudaGetLastError();
+  });
 }
 
 }  // namespace
@@ -134,15 +183,15 @@ cudaError_t packed_matmul(const packed_matmul_args& a, const std::uint32_t* n_to
                           cudaStream_t stream) {
   if (max_tokens == 0 || a.weight.rows == 0) return cudaSuccess;
   if (a.y_type != dtype::f32 && (a.y_type != a.type || a.accumulate)) return cudaErrorInvalidValue;
-  return with_form(a.weight.form, cudaErrorInvalidValue, [&](auto f) {
-    using Form = decltype(f);
-    if (a.weight.cols % (Form::cols == 256 ? 256 : 32) != 0) return cudaErrorInvalidValue;
-    if (a.type == dtype::f16) return launch_mma<Form, __half>(a, n_tokens, max_tokens, stream);
-    if (a.type == dtype::bf16) return launch_mma<Form, __nv_bfloat16>(a, n_tokens, max_tokens, stream);
-    if (a.type != dtype::f32) return cudaErrorInvalidValue;
-    packed_matmul_f32_kernel<Form><<<(a.weight.rows + 7) / 8, 256, 0, stream>>>(a, n_tokens);
-    return cudaGetLastError();
-  });
+  return launch(a, step_rows{n_tokens}, 1, max_tokens, stream);
+}
+
+cudaError_t packed_expert_matmul(const packed_expert_matmul_args& e, std::uint32_t max_tokens, cudaStream_t stream) {
+  const packed_matmul_args& a = e.product;
+  if (max_tokens == 0 || a.weight.rows == 0) return cudaSuccess;
+  if (a.y_type != a.type || a.accumulate) return cudaErrorInvalidValue;
+  const std::uint32_t n_tiles = expert_tiles(e.routes.n_experts, e.routes.n_used, max_tokens, e.tile_rows);
+  return launch(a, rows_of(e), n_tiles, e.tile_rows, stream);
 }
 
 }  // namespace troupe::kernels::gpu
