@@ -191,8 +191,11 @@ expert_routes view_expert_routes(void* memory, std::uint32_t n_experts, std::uin
     next += padded(bytes);
   });
   const auto words = [&](int k) { return reinterpret_cast<std::uint32_t*>(arrays[k]); };
-  return {n_experts, n_used,   words(0), words(1), words(2), reinterpret_cast<expert_tile*>(arrays[3]),
-          words(4),  words(5), words(6), reinterpret_cast<float*>(arrays[7])};
+  return {n_experts, n_used,
+          words(0),  words(1),
+          words(2),  reinterpret_cast<expert_tile*>(arrays[3]),
+          words(4),  words(5),
+          words(6),  reinterpret_cast<float*>(arrays[7])};
 }
 
 std::uint32_t expert_tile_rows(dtype type, std::uint32_t n_experts, std::uint32_t n_used, std::uint32_t max_tokens) {
@@ -205,7 +208,8 @@ std::uint32_t expert_tile_rows(dtype type, std::uint32_t n_experts, std::uint32_
 std::uint32_t expert_tiles(std::uint32_t n_experts, std::uint32_t n_used, std::uint32_t max_tokens,
                            std::uint32_t tile_rows) {
   const std::uint64_t rows = std::uint64_t{max_tokens} * n_used;
-  const std::uint64_t begun = rows < n_experts ? rows : n_experts;  // experts with rows: each has a tile that is not full
+  const std::uint64_t begun =
+      rows < n_experts ? rows : n_experts;  // experts with rows: each has a tile that is not full
   return static_cast<std::uint32_t>(max_tokens <= tile_rows ? begun : rows / tile_rows + begun);
 }
 

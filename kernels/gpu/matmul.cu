@@ -49,8 +49,8 @@ __device__ const T* matrix_of(const matmul_args& a, const Rows& rows, const toke
   return reinterpret_cast<const T*>(static_cast<const std::byte*>(a.weight) + rows.matrix_bytes(tile));
 }
 
-/// Block (i, j): weight rows R i ..., tile j of up to N tokens; warp s: segment s. Bytes moved: R x cols weights and at most
-/// N x cols of x per block.
+/// Block (i, j): weight rows R i ..., tile j of up to N tokens; warp s: segment s. Bytes moved: R x cols weights and at
+/// most N x cols of x per block.
 template <class T, class Y, int R, int N, int n_stages, class Rows>
 __global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_args a, const Rows rows) {
   constexpr int n_low = R / 8, n_pieces = n_low + N / 8;  // 16-byte pieces per lane and block of columns
@@ -130,9 +130,9 @@ __global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_a
   }
 }
 
-/// Block (i, j): tile i of up to BN tokens, weight rows BM j ...: neighbours in time share weight rows in the L2 cache. Each warp
-/// computes WM x WN. Shared memory: n_stages x (BM + BN) x 64 bytes, then BM x BN sums of the segments that are done,
-/// each thread's own.
+/// Block (i, j): tile i of up to BN tokens, weight rows BM j ...: neighbours in time share weight rows in the L2 cache.
+/// Each warp computes WM x WN. Shared memory: n_stages x (BM + BN) x 64 bytes, then BM x BN sums of the segments that
+/// are done, each thread's own.
 template <class T, class Y, int BM, int BN, int WM, int WN, int n_stages, class Rows>
 __global__ __launch_bounds__(BM / WM * (BN / WN) * 32, 2) void tile_kernel(const matmul_args a, const Rows rows) {
   constexpr int n_threads = BM / WM * (BN / WN) * 32;

@@ -137,8 +137,7 @@ __global__ void __launch_bounds__(256) packed_matmul_f32_kernel(packed_matmul_ar
 #pragma unroll
       for (int t = 0; t < tokens; ++t) {
         if (first + t >= n) continue;
-        const float* x =
-            static_cast<const float*>(a.x) + std::uint64_t{source_of(rows, first + t)} * cols + 8 * run;
+        const float* x = static_cast<const float*>(a.x) + std::uint64_t{source_of(rows, first + t)} * cols + 8 * run;
 #pragma unroll
         for (int i = 0; i < 8; ++i) acc[t] = fmaf(w[i], x[i], acc[t]);
       }

@@ -1,8 +1,8 @@
 #pragma once
 #include "kernels/gpu/experts.hpp"
 
-/// Which rows a block of a product computes, from which rows of x and with which matrix: the same kernels serve a step's
-/// tokens and the rows of its experts.
+/// Which rows a block of a product computes, from which rows of x and with which matrix: the same kernels serve a
+/// step's tokens and the rows of its experts.
 namespace troupe::kernels::gpu {
 
 /// Rows [first, end) of y, of which a block has its tile's size at most; `matrix` of several that lie in a row.

@@ -55,12 +55,14 @@ dtype natural_compute_type(const model::model& m) {
 
 result<model::shard> shard_of(const model::model& whole, const model::group_place& place) {
   const auto& c = whole.config;
-  if (c.n_experts) return failure(errc::unsupported, "mixtures of experts run on the CPU only so far: use --device cpu");
-  if (whole.weights.find(tensor_role::q_norm, 0))
-    return failure(errc::unsupported, "models that norm their heads run on the CPU only so far: use --device cpu");
   std::uint32_t ffn_unit = 32;  // the packed forms' group
-  for (std::uint32_t i = 0; i < c.n_layers; ++i)
-    ffn_unit = std::max(ffn_unit, kernels::traits(whole.weights.find(tensor_role::down, i)->type).block_elements);
+  const auto divides = [&](const format::tensor_view& down) {
+    ffn_unit = std::max(ffn_unit, kernels::traits(down.type).block_elements);
+  };
+  for (std::uint32_t i = 0; i < c.n_layers; ++i) {
+    if (c.n_experts == 0) divides(*whole.weights.find(tensor_role::down, i));
+    for (std::uint32_t e = 0; e < c.n_experts; ++e) divides(whole.weights.expert(tensor_role::expert_down, i, e));
+  }
   auto s = plan_shard(c, place, place.size > 1 ? ffn_unit : 1);
   if (!s || place.size == 1) return s;
   for (std::uint32_t i = 0; i < c.n_layers; ++i) {
@@ -89,8 +91,17 @@ result<device_weights> device_weights::plan(std::shared_ptr<const model::model> 
     l.qkv = w.add_linear({find(tensor_role::q, i), find(tensor_role::k, i), find(tensor_role::v, i)});
     const auto part = [&](const model::slice& all) { return s.place.size > 1 ? all : model::slice{}; };
     l.o = w.add_linear({find(tensor_role::o, i)}, part({s.heads.begin * c.head_dim, s.heads.count * c.head_dim}));
-    l.gate_up = w.add_linear({find(tensor_role::gate, i), find(tensor_role::up, i)});
-    l.down = w.add_linear({find(tensor_role::down, i)}, part(s.ffn));
+    if (c.n_experts == 0) {
+      l.gate_up = w.add_linear({find(tensor_role::gate, i), find(tensor_role::up, i)});
+      l.down = w.add_linear({find(tensor_role::down, i)}, part(s.ffn));
+    } else {
+      // Whoever chooses experts for others to follow is not rounded more than it must be.
+      l.router = w.add_linear({find(tensor_role::router, i)}, {}, false);
+      l.gate_up = w.add_experts({tensor_role::expert_gate, tensor_role::expert_up}, i);
+      l.down = w.add_experts({tensor_role::expert_down}, i, part(s.ffn));
+    }
+    l.q_norm = w.add_vector(find(tensor_role::q_norm, i));
+    l.k_norm = w.add_vector(find(tensor_role::k_norm, i));
     l.qkv_bias =
         w.add_vectors({find(tensor_role::q_bias, i), find(tensor_role::k_bias, i), find(tensor_role::v_bias, i)},
                       {c.q_size(), c.kv_size(), c.kv_size()});
@@ -133,51 +144,79 @@ const float* device_weights::add_vectors(std::initializer_list<const format::ten
   return planned<float>(at);
 }
 
-linear device_weights::add_linear(std::initializer_list<const format::tensor_view*> tensors, const model::slice& cols) {
+linear device_weights::add_linear(std::initializer_list<const format::tensor_view*> parts, const model::slice& cols,
+                                  bool quantized) {
+  const tensors one(parts.begin(), parts.size());
+  return add_matrices(std::span(&one, 1), cols, quantized);
+}
+
+linear device_weights::add_experts(std::initializer_list<tensor_role> roles, std::uint32_t layer,
+                                   const model::slice& cols) {
+  const std::uint32_t n = model_->config.n_experts;
+  std::vector<const format::tensor_view*> all;
+  for (std::uint32_t e = 0; e < n; ++e)
+    for (const tensor_role r : roles) all.push_back(&model_->weights.expert(r, layer, e));
+  std::vector<tensors> experts;
+  for (std::uint32_t e = 0; e < n; ++e) experts.push_back(tensors(all).subspan(e * roles.size(), roles.size()));
+  return add_matrices(experts, cols, true);
+}
+
+/// Matrices of the same shape, each of some tensors, one below the other; one matrix, or one per expert.
+linear device_weights::add_matrices(std::span<const tensors> matrices, const model::slice& cols, bool quantized) {
   linear out;
-  out.cols = cols.count ? cols.count : cols_of(**tensors.begin());
-  const auto form = [&](const format::tensor_view& t) {
+  out.cols = cols.count ? cols.count : cols_of(*matrices.front().front());
+  const auto form_of_one = [&](const format::tensor_view& t) {
     const packed_form own = form_of(t.type);
     if (own != packed_form::none || kernels::traits(t.type).quantized) return own;
     const packed_form want = t.type == dtype::f8_e4m3 ? packed_form::f8 : wanted(options_.quantize);
     return out.cols % 32 == 0 ? want : packed_form::none;
   };
+  /// Of tensor k in every matrix; experts that a file stores differently are unpacked.
+  const auto form = [&](std::size_t k) {
+    const packed_form first = form_of_one(*matrices.front()[k]);
+    const bool alike = std::ranges::all_of(matrices, [&](const tensors& m) { return form_of_one(*m[k]) == first; });
+    return quantized && alike ? first : packed_form::none;
+  };
   // Neighbours that are stored alike become one part.
-  for (auto first = tensors.begin(); first != tensors.end();) {
-    auto last = first + 1;
-    std::uint32_t rows = rows_of(**first);
-    while (last != tensors.end() && form(**last) == form(**first)) rows += rows_of(**last++);
+  const std::size_t n = matrices.front().size();
+  for (std::size_t first = 0, last; first < n; first = last) {
     linear_part part;
     part.first_row = out.rows;
-    part.rows = rows;
-    const packed_form f = form(**first);
-    std::uint64_t at;
-    if (f == packed_form::none) {
-      at = layout_.add_bytes(std::uint64_t{rows} * out.cols * element_bytes(options_.compute));
+    const packed_form f = form(first);
+    for (last = first; last < n && (last == first || form(last) == f); ++last)
+      part.rows += rows_of(*matrices.front()[last]);
+    const std::uint64_t dense_bytes = std::uint64_t{part.rows} * out.cols * element_bytes(options_.compute);
+    const std::uint64_t bytes =
+        f == packed_form::none ? dense_bytes : kernels::gpu::packed_bytes(f, part.rows, out.cols);
+    part.stride = (bytes + 255) / 256 * 256;
+    const std::uint64_t at = layout_.add_bytes(part.stride * matrices.size());
+    if (f == packed_form::none)
       part.dense = planned<std::byte>(at);
-    } else {
-      at = layout_.add_bytes(kernels::gpu::packed_bytes(f, rows, out.cols));
-      part.packed = {f, rows, out.cols, planned<std::byte>(at)};
-      scratch_ = std::max(scratch_, std::uint64_t{rows} * out.cols * element_bytes(options_.compute));
-    }
-    std::uint32_t row = 0;
-    for (; first != last; ++first) {
-      const format::tensor_view& t = **first;
-      if (f == packed_form::none)
-        uploads_.push_back({upload::kind::dense,
-                            &t,
-                            at + std::uint64_t{row} * out.cols * element_bytes(options_.compute),
-                            0,
-                            {},
-                            cols});
-      else
-        uploads_.push_back({how_to_pack(t.type), &t, at, row, part.packed, cols});
-      row += rows_of(t);
-    }
-    out.rows += rows;
+    else
+      part.packed = {f, part.rows, out.cols, planned<std::byte>(at)};
+    // Only what is one matrix is ever unpacked on the card.
+    if (f != packed_form::none && matrices.size() == 1) scratch_ = std::max(scratch_, dense_bytes);
+    for (std::size_t m = 0; m < matrices.size(); ++m)
+      add_uploads(matrices[m].subspan(first, last - first), part, at + m * part.stride, cols);
+    out.rows += part.rows;
     out.parts.push_back(part);
   }
   return out;
+}
+
+/// The tensors of one part of one matrix, which lies at `at`.
+void device_weights::add_uploads(tensors from, const linear_part& part, std::uint64_t at, const model::slice& cols) {
+  std::uint32_t row = 0;
+  for (const format::tensor_view* t : from) {
+    if (part.dense) {
+      const std::uint64_t row_bytes =
+          (cols.count ? cols.count : cols_of(*t)) * std::uint64_t{element_bytes(options_.compute)};
+      uploads_.push_back({upload::kind::dense, t, at + row * row_bytes, 0, {}, cols});
+    } else {
+      uploads_.push_back({how_to_pack(t->type), t, at, row, part.packed, cols});
+    }
+    row += rows_of(*t);
+  }
 }
 
 void device_weights::add_embedding(const format::tensor_view& t, std::uint32_t first_row) {
@@ -208,10 +247,10 @@ void device_weights::rebase(std::byte* base) {
     }
   };
   for (layer_weights& l : layers) {
-    for (const float** v :
-         {&l.attention_norm, &l.ffn_norm, &l.qkv_bias, &l.o_bias, &l.gate_bias, &l.up_bias, &l.down_bias})
+    for (const float** v : {&l.attention_norm, &l.ffn_norm, &l.q_norm, &l.k_norm, &l.qkv_bias, &l.o_bias, &l.gate_bias,
+                            &l.up_bias, &l.down_bias})
       settle(*v, base);
-    for (linear* m : {&l.qkv, &l.o, &l.gate_up, &l.down}) settle_linear(*m);
+    for (linear* m : {&l.qkv, &l.o, &l.gate_up, &l.down, &l.router}) settle_linear(*m);
   }
   settle(output_norm, base);
   settle_linear(head);

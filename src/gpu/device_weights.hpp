@@ -18,20 +18,24 @@ struct linear_part {
   std::uint32_t first_row = 0, rows = 0;
   kernels::gpu::packed_weight packed{};  ///< form none: `dense` holds them in the compute type
   const void* dense = nullptr;
+  std::uint64_t stride = 0;  ///< bytes from one expert's to the next
 };
 
 /// y = x W^T. Matrices that read the same activations and are stored alike are one product (q, k, v; gate, up); where a
-/// file stores them differently there is a part for each.
+/// file stores them differently there is a part for each. Experts have one each of every part, stored alike.
 struct linear {
   std::uint32_t rows = 0, cols = 0;
-  std::vector<linear_part> parts;
+  std::vector<linear_part> parts;  ///< of experts: of the first
   bool packed() const { return parts.front().packed.form != kernels::gpu::packed_form::none; }
 };
 
 struct layer_weights {
   const float* attention_norm = nullptr;
   const float* ffn_norm = nullptr;
-  linear qkv, o, gate_up, down;
+  const float* q_norm = nullptr;  ///< [head_dim] of every query head, null: none
+  const float* k_norm = nullptr;
+  linear qkv, o, gate_up, down;     ///< with experts, gate_up and down are theirs
+  linear router;                    ///< no rows: the MLP is dense
   const float* qkv_bias = nullptr;  ///< q | k | v; null: none
   const float* o_bias = nullptr;
   const float* gate_bias = nullptr;
@@ -68,7 +72,12 @@ class device_weights {
   kernels::gpu::embedding_table embedding{};
 
  private:
-  linear add_linear(std::initializer_list<const format::tensor_view*>, const model::slice& cols = {});
+  using tensors = std::span<const format::tensor_view* const>;
+  linear add_linear(std::initializer_list<const format::tensor_view*>, const model::slice& cols = {},
+                    bool quantized = true);
+  linear add_experts(std::initializer_list<model::tensor_role>, std::uint32_t layer, const model::slice& cols = {});
+  linear add_matrices(std::span<const tensors>, const model::slice& cols, bool quantized);
+  void add_uploads(tensors, const linear_part&, std::uint64_t at, const model::slice& cols);
   const float* add_vector(const format::tensor_view*);
   const float* add_vectors(std::initializer_list<const format::tensor_view*>,
                            std::initializer_list<std::uint32_t> sizes);

@@ -72,13 +72,18 @@ gpu_decoder::space gpu_decoder::lay_out(layout& l, const model::model_config& c,
                                         std::uint32_t n_sms) {
   const std::uint64_t n = s.max_batched_tokens, e = element_bytes(o.compute);
   const std::uint64_t table = (std::uint64_t{s.max_model_len} + g::page_tokens - 1) / g::page_tokens;
+  const std::uint64_t mlp_rows = n * std::max(c.n_experts_used, 1u);
   space at;
   at.h = l.add<float>(n * c.hidden);
   at.normed = l.add_bytes(n * c.hidden * e);
   at.qkv = l.add_bytes(n * qkv_rows(c) * e);
   at.attended = l.add_bytes(n * c.q_size() * e);
-  at.gate_up = l.add_bytes(n * 2 * c.ffn * e);
-  at.activated = l.add_bytes(n * c.ffn * e);
+  at.gate_up = l.add_bytes(mlp_rows * 2 * c.ffn * e);
+  at.activated = l.add_bytes(mlp_rows * c.ffn * e);
+  at.router = l.add<float>(n * c.n_experts);
+  at.expert_out = l.add_bytes(c.n_experts ? mlp_rows * c.hidden * e : 0);
+  at.routes =
+      l.add_bytes(c.n_experts ? g::expert_routes_bytes(c.n_experts, c.n_experts_used, s.max_batched_tokens) : 0);
   at.squares = l.add<float>(c.hidden / 4);
   at.rope = l.add<float>(n * c.rope.dim);
   at.frequencies = l.add<double>(c.rope.dim / 2);
@@ -116,8 +121,11 @@ result<std::unique_ptr<gpu_decoder>> gpu_decoder::make(std::shared_ptr<const mod
   checked ok;
   ok(cudaMemcpy(d->frequencies_, frequencies.data(), frequencies.size() * sizeof(double), cudaMemcpyHostToDevice),
      "cudaMemcpy")(cudaMemcpy(d->constants_, &chunk, sizeof chunk, cudaMemcpyHostToDevice), "cudaMemcpy")(
-      cudaMemset(d->attention_scratch_, 0, at.dequantized - at.attention_scratch), "cudaMemset")(
-      cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+      cudaMemset(d->attention_scratch_, 0, at.dequantized - at.attention_scratch), "cudaMemset");
+  if (const auto& c = d->c_; c.n_experts)
+    ok(cudaMemset(base + at.routes, 0, g::expert_routes_bytes(c.n_experts, c.n_experts_used, s.max_batched_tokens)),
+       "cudaMemset");
+  ok(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   if (!ok.ok()) return ok.take().take_error();
   return d;
 }
@@ -146,19 +154,23 @@ gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, std::shared_ptr<
       attended_(base + at.attended),
       gate_up_(base + at.gate_up),
       activated_(base + at.activated),
+      router_(reinterpret_cast<float*>(base + at.router)),
+      expert_out_(base + at.expert_out),
       frequencies_(reinterpret_cast<double*>(base + at.frequencies)),
       page_table_(reinterpret_cast<std::uint32_t*>(base + at.page_table)),
       constants_(reinterpret_cast<std::uint32_t*>(base + at.constants)),
       attention_scratch_(base + at.attention_scratch),
       kv_(base + at.kv),
       kv_scales_(reinterpret_cast<float*>(base + at.kv_scales)) {
+  if (c_.n_experts)
+    routes_ = g::view_expert_routes(base + at.routes, c_.n_experts, c_.n_experts_used, s.max_batched_tokens);
   const auto plain = [](const linear& x) { return x.parts.size() == 1 && !x.packed(); };
   const bool plain_layers = std::ranges::all_of(weights_.layers, [&](const layer_weights& w) {
     return plain(w.qkv) && plain(w.o) && plain(w.gate_up) && plain(w.down) && !w.o_bias && !w.gate_bias && !w.up_bias &&
            !w.down_bias;
   });
   // Of a norm's two halves the first is in bf16: without a division before it, f16 could overflow.
-  fuses_one_token_ = plain_layers && (!group_ || exchanges(1)) && !options_.deterministic &&
+  fuses_one_token_ = plain_layers && c_.n_experts == 0 && (!group_ || exchanges(1)) && !options_.deterministic &&
                      options_.compute == dtype::bf16 && c_.hidden % 16 == 0;
 }
 
@@ -307,6 +319,9 @@ g::rope_store_args gpu_decoder::rope_args(std::uint32_t i, const step_layout& l,
   rope.qkv = qkv_;
   rope.type = options_.compute;
   rope.bias = weights_.layers[i].qkv_bias;
+  rope.q_norm = weights_.layers[i].q_norm;
+  rope.k_norm = weights_.layers[i].k_norm;
+  rope.eps = c_.rms_eps;
   rope.rope = rope_;
   rope.rope_dim = c_.rope.dim;
   rope.interleaved = c_.rope.form == model::rope_form::interleaved;
@@ -381,9 +396,18 @@ void gpu_decoder::layer(checked& ok, std::uint32_t i, const bucket& b, const ste
   attention(ok, i, b, l, inputs, stream);
   ok(products_.run(w.o, residual(attended_, b.tokens), n, b.tokens, stream));
   between_halves(ok, i, b, inputs, stream);
-  gate(ok, i, b, n, stream);
-  ok(products_.run(w.down, residual(activated_, b.tokens), n, b.tokens, stream));
+  feed_forward(ok, i, b, n, stream);
   between_layers(ok, i, b, inputs, stream);
+}
+
+void gpu_decoder::feed_forward(checked& ok, std::uint32_t i, const bucket& b, const std::uint32_t* n_tokens,
+                               cudaStream_t stream) {
+  if (c_.n_experts) {
+    experts(ok, i, b, n_tokens, stream);
+    return;
+  }
+  gate(ok, i, b, n_tokens, stream);
+  ok(products_.run(weights_.layers[i].down, residual(activated_, b.tokens), n_tokens, b.tokens, stream));
 }
 
 result<void> gpu_decoder::tune(const bucket& b, cudaStream_t stream) {
@@ -407,8 +431,10 @@ result<void> gpu_decoder::tune(const bucket& b, cudaStream_t stream) {
   const layer_weights& w = weights_.layers.front();
   tune_all(&layer_weights::qkv, {normed_, qkv_, type, w.qkv.rows});
   tune_all(&layer_weights::o, residual(attended_, b.tokens));
-  tune_all(&layer_weights::gate_up, {normed_, gate_up_, type, w.gate_up.rows});
-  tune_all(&layer_weights::down, residual(activated_, b.tokens));
+  if (c_.n_experts == 0) {
+    tune_all(&layer_weights::gate_up, {normed_, gate_up_, type, w.gate_up.rows});
+    tune_all(&layer_weights::down, residual(activated_, b.tokens));
+  }
   if (b.draws > 0) {
     const linear* const head[] = {&weights_.head};
     ok(products_.tune(head, {normed_, logits_, dtype::f32, group_ ? vocab_parts_.ld : c_.vocab}, count, b.draws,

@@ -5,6 +5,7 @@
 
 #include "kernels/gpu/attention.hpp"
 #include "kernels/gpu/dense.hpp"
+#include "kernels/gpu/experts.hpp"
 #include "kernels/gpu/gemv.hpp"
 #include "kernels/gpu/group.hpp"
 #include "src/gpu/communicator.hpp"
@@ -22,7 +23,8 @@ class gpu_decoder {
   /// Offsets of everything but the weights in the rank's one piece of memory.
   struct space {
     std::uint64_t h, normed, qkv, attended, gate_up, activated, squares, rope, frequencies, logits, page_table,
-        attention_scratch, kv, kv_scales, dequantized, workspace, constants, parts, exchanged;
+        attention_scratch, kv, kv_scales, dequantized, workspace, constants, parts, exchanged, router, routes,
+        expert_out;
   };
   static space lay_out(layout&, const model::model_config&, const model::rank_shape&, const gpu_options&,
                        const model::shard&, const device_weights&, std::uint32_t n_sms);
@@ -86,6 +88,9 @@ class gpu_decoder {
   void layer(checked&, std::uint32_t layer, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
   void project(checked&, std::uint32_t layer, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
   void gate(checked&, std::uint32_t layer, const bucket&, const std::uint32_t* n_tokens, cudaStream_t);
+  /// From the normed stream to what is added to the stream, or this rank's part of it.
+  void feed_forward(checked&, std::uint32_t layer, const bucket&, const std::uint32_t* n_tokens, cudaStream_t);
+  void experts(checked&, std::uint32_t layer, const bucket&, const std::uint32_t* n_tokens, cudaStream_t);
   kernels::gpu::rope_store_args rope_args(std::uint32_t layer, const step_layout&, std::byte* inputs) const;
   void attention(checked&, std::uint32_t layer, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
   /// The products of a layer of one token that take over what stands between products (gemv.hpp); the others are as
@@ -111,6 +116,10 @@ class gpu_decoder {
   bool fuses_one_token_ = false;  ///< products of a step of one token may take over what stands between them
   float *h_, *squares_, *rope_, *logits_, *parts_, *exchanged_;
   std::byte *normed_, *qkv_, *attended_, *gate_up_, *activated_;
+  // With experts a step's tokens have n_experts_used rows each in gate_up_, activated_ and expert_out_.
+  float* router_;
+  std::byte* expert_out_;
+  kernels::gpu::expert_routes routes_{};
   double* frequencies_;
   std::uint32_t* page_table_;
   std::uint32_t* constants_;

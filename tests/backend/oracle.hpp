@@ -25,11 +25,12 @@ inline constexpr oracle_case oracle_cases[] = {
     {"llama3-rope", "model-f16.gguf"},
     {"llama-256", "model-Q4_K_M.gguf"},
     {"llama-fp8", ""},
+    {"qwen3", ""},
+    {"qwen3_moe", ""},
+    {"qwen3_moe", "model-f16.gguf"},
+    {"mixtral", ""},
+    {"mixtral", "model-bf16.gguf"},
 };
-
-/// With normed heads or with experts.
-inline constexpr oracle_case cpu_cases[] = {
-    {"qwen3", ""}, {"qwen3_moe", ""}, {"qwen3_moe", "model-f16.gguf"}, {"mixtral", ""}, {"mixtral", "model-bf16.gguf"}};
 
 struct distance {
   double kl = 0, relative = 0;

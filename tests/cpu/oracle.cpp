@@ -17,7 +17,6 @@ cpu::cpu_options small() {
 
 void check(const cpu::cpu_options& o, double kl) {
   for (const oracle_case& c : oracle_cases) check_model(c, {.kl = kl}, [&](auto m) { return driver(m, o); });
-  for (const oracle_case& c : cpu_cases) check_model(c, {.kl = kl}, [&](auto m) { return driver(m, o); });
 }
 
 }  // namespace

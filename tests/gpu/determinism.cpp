@@ -10,7 +10,8 @@ using kernels::gpu::kv_type;
 
 // Deterministic mode: alone = chunked = in a crowd, bit for bit.
 BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_chunks_batches_or_pages) {
-  for (const char* name : {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope"}) {
+  for (const char* name : {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope",
+                           "mixtral/model-Q8_0.gguf", "qwen3_moe"}) {
     auto m = model::open_model(data(name)).value();
     for (const auto& [type, kv] :
          {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::bf16}, {dtype::bf16, kv_type::e4m3}}) {
@@ -34,7 +35,8 @@ BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_chunks_batches_or_pages) {
 // The same after a preemption: computed again from prompt and output, in other chunks, on pages that others wrote.
 BOOST_AUTO_TEST_CASE(draws_do_not_depend_on_batches_or_preemption) {
   unsigned seed = 12;
-  for (const char* name : {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope"}) {
+  for (const char* name : {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope",
+                           "mixtral/model-Q8_0.gguf", "qwen3_moe"}) {
     auto m = model::open_model(data(name)).value();
     for (const auto& [type, kv] :
          {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::bf16}, {dtype::bf16, kv_type::e4m3}})

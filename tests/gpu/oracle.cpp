@@ -42,16 +42,6 @@ BOOST_AUTO_TEST_CASE(a_token_at_a_time_is_near) {
                   [&](auto m) { return one_token_driver(m, small(dtype::bf16, kv)); });
 }
 
-// Needs no card.
-BOOST_AUTO_TEST_CASE(what_runs_on_the_cpu_only_is_refused_by_name) {
-  for (const oracle_case& c : cpu_cases) {
-    const auto m = model::open_model(*c.file ? data(c.folder) + "/" + c.file : data(c.folder)).value();
-    const auto s = gpu::shard_of(*m, {0, 1});
-    BOOST_TEST(
-        (!s && s.error().code == errc::unsupported && s.error().message.find("--device cpu") != std::string::npos));
-  }
-}
-
 // Needs no card: nothing is uploaded. One part: q, k and v are one product although each has a scale of its own.
 BOOST_AUTO_TEST_CASE(fp8_weights_stay_packed) {
   auto m = model::open_model(data("llama-fp8")).value();

@@ -38,7 +38,7 @@ void check_float32(std::uint32_t size) {
 
 /// By themselves, in chunks and in a crowd rows have the same bits, and the same whoever adds the ranks' parts.
 void check_determinism(std::uint32_t size) {
-  for (const char* name : {"llama-bias/model-bf16.gguf", "llama3-rope"}) {
+  for (const char* name : {"llama-bias/model-bf16.gguf", "llama3-rope", "mixtral/model-Q8_0.gguf", "qwen3_moe"}) {
     auto m = model::open_model(data(name)).value();
     for (const auto& [type, kv] : {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::e4m3}}) {
       std::mt19937 random(11);

@@ -3,9 +3,10 @@
 #include <string>
 
 #include "kernels/common/blocks.hpp"
+#include "kernels/gpu/quant.hpp"
 #include "tests/gpu_kernels/device.hpp"
 
-/// Material of the tests of kernels/gpu/dense.hpp and quant.hpp.
+/// Material of the tests of kernels/gpu/dense.hpp, quant.hpp and experts.hpp.
 namespace troupe::test {
 
 inline constexpr kernels::dtype compute_types[] = {kernels::dtype::f32, kernels::dtype::f16, kernels::dtype::bf16};
@@ -109,5 +110,31 @@ struct worst {
   }
 };
 inline std::ostream& operator<<(std::ostream& out, const worst& w) { return out << w.value << " (" << w.where << ")"; }
+
+inline constexpr kernels::gpu::packed_form packed_forms[] = {
+    kernels::gpu::packed_form::u4, kernels::gpu::packed_form::u4k, kernels::gpu::packed_form::i8,
+    kernels::gpu::packed_form::i6k, kernels::gpu::packed_form::f8};
+constexpr bool is_k(kernels::gpu::packed_form f) {
+  return f == kernels::gpu::packed_form::u4k || f == kernels::gpu::packed_form::i6k;
+}
+
+/// A random packed matrix, packed_bytes() long.
+inline std::vector<std::byte> random_packed(std::mt19937& rng, kernels::gpu::packed_form form, std::uint32_t rows,
+                                            std::uint32_t cols) {
+  using kernels::dtype;
+  using kernels::gpu::packed_form;
+  std::vector<std::byte> out(kernels::gpu::packed_bytes(form, rows, cols), std::byte{0xff});
+  const std::size_t n = std::size_t{rows} * cols;
+  if (form == packed_form::f8) {
+    kernels::gpu::quantize_rows_host(form, random_normal(rng, n).data(), rows, cols, 0, rows, out.data());
+  } else {
+    const dtype type = form == packed_form::u4    ? dtype::q4_1
+                       : form == packed_form::u4k ? dtype::q4_k
+                       : form == packed_form::i8  ? dtype::q8_0
+                                                  : dtype::q6_k;
+    kernels::gpu::pack_rows_host(type, random_blocks(rng, type, n).data(), rows, cols, 0, rows, out.data());
+  }
+  return out;
+}
 
 }  // namespace troupe::test

@@ -10,8 +10,8 @@ using test::device_array;
 
 namespace {
 
-constexpr packed_form forms[] = {packed_form::u4, packed_form::u4k, packed_form::i8, packed_form::i6k, packed_form::f8};
-constexpr bool is_k(packed_form f) { return f == packed_form::u4k || f == packed_form::i6k; }
+using test::is_k;
+constexpr auto& forms = test::packed_forms;
 
 /// A random packed matrix on the device and its values.
 struct matrix {
@@ -22,7 +22,7 @@ struct matrix {
   std::vector<float> values;
 
   matrix(std::mt19937& rng, packed_form form_, std::uint32_t rows_, std::uint32_t cols_)
-      : form(form_), rows(rows_), cols(cols_), host(make(rng, form, rows, cols)), memory(host) {
+      : form(form_), rows(rows_), cols(cols_), host(test::random_packed(rng, form, rows, cols)), memory(host) {
     const packed_weight w{form, rows, cols, host.data()};
     packed::with_form(form, 0, [&](auto f) {
       for (std::uint32_t r = 0; r < rows; ++r)
@@ -31,21 +31,6 @@ struct matrix {
     });
   }
   packed_weight weight() const { return {form, rows, cols, memory.get()}; }
-
-  static std::vector<std::byte> make(std::mt19937& rng, packed_form form, std::uint32_t rows, std::uint32_t cols) {
-    std::vector<std::byte> out(packed_bytes(form, rows, cols), std::byte{0xff});
-    const std::size_t n = std::size_t{rows} * cols;
-    if (form == packed_form::f8) {
-      quantize_rows_host(form, test::random_normal(rng, n).data(), rows, cols, 0, rows, out.data());
-    } else {
-      const dtype type = form == packed_form::u4    ? dtype::q4_1
-                         : form == packed_form::u4k ? dtype::q4_k
-                         : form == packed_form::i8  ? dtype::q8_0
-                                                    : dtype::q6_k;
-      pack_rows_host(type, test::random_blocks(rng, type, n).data(), rows, cols, 0, rows, out.data());
-    }
-    return out;
-  }
 };
 
 /// x with a few columns fifty times as large, as activations have them.

@@ -1,0 +1,51 @@
+// An MLP with experts, of which a token takes a few.
+#include "src/gpu/gpu_decoder.hpp"
+
+namespace troupe::gpu {
+
+namespace g = kernels::gpu;
+
+/// Every rank has the router whole and its columns of every expert, so that what it leaves is its part of the sum. The
+/// router runs by a kernel that is not chosen by timing: ranks must choose the same experts.
+void gpu_decoder::experts(checked& ok, std::uint32_t i, const bucket& b, const std::uint32_t* n_tokens,
+                          cudaStream_t stream) {
+  const layer_weights& w = weights_.layers[i];
+  const kernels::dtype type = options_.compute;
+  const std::uint32_t tile_rows = g::expert_tile_rows(type, c_.n_experts, c_.n_experts_used, b.tokens);
+  const auto multiply = [&](const linear& l, const void* x, void* y, bool gathers) {
+    for (const linear_part& part : l.parts) {
+      void* const to = static_cast<std::byte*>(y) + part.first_row * element_bytes(type);
+      if (part.packed.form == g::packed_form::none)
+        ok(g::expert_matmul({{part.dense, x, type, part.rows, l.cols, to, type, l.rows, false},
+                             part.stride,
+                             routes_,
+                             gathers,
+                             tile_rows},
+                            b.tokens, stream),
+           "expert_matmul");
+      else
+        ok(g::packed_expert_matmul(
+               {{part.packed, x, type, to, type, l.rows, false}, part.stride, routes_, gathers, tile_rows}, b.tokens,
+               stream),
+           "packed_expert_matmul");
+    }
+  };
+
+  ok(g::matmul({w.router.parts.front().dense, normed_, type, w.router.rows, w.router.cols, router_, kernels::dtype::f32,
+                w.router.rows, false},
+               n_tokens, b.tokens, stream),
+     "matmul");
+  ok(g::route_experts(router_, c_.experts_renormalized, routes_, tile_rows, n_tokens, b.tokens, stream),
+     "route_experts");
+  multiply(w.gate_up, normed_, gate_up_, true);
+  ok(g::gated_activation(gate_of(c_.act), gate_up_, nullptr, nullptr, activated_, type, c_.ffn, routes_.n_rows,
+                         b.tokens * c_.n_experts_used, stream),
+     "gated_activation");
+  multiply(w.down, activated_, expert_out_, false);
+  const product sum = residual(nullptr, b.tokens);
+  ok(g::combine_experts(expert_out_, type, routes_, c_.hidden, static_cast<float*>(sum.y), sum.accumulate, n_tokens,
+                        b.tokens, stream),
+     "combine_experts");
+}
+
+}  // namespace troupe::gpu
