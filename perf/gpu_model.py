@@ -5,7 +5,8 @@
 
 Needs perf_gpu_ceiling beside the program or named by --ceiling. Decode of one sequence is held against the bytes of the
 weights that a token reads (all but the embedding) at the read bandwidth, prompts against two operations per weight and
-token at the bf16 rate; attention is not counted, so shares are a little low. Below each row of decode: what a step costs the
+token at the bf16 rate; attention is not counted, so shares are a little low. Of experts a token passes a few; a step reads
+those that its tokens would choose between them if all were chosen alike. Below each row of decode: what a step costs the
 host (the scheduler's planning, the rank's launch) and how long the card is idle between two queued steps, as shares of the
 step's time; they are of the last 512 steps, so --rounds below 3 would mix two rows. --tp N: the same rows on N cards, as a
 ratio to one. --serve N: N streams over HTTP of 512 words in and 128 tokens out, and the host's mean time per step, out of
@@ -28,11 +29,18 @@ def config_of(preset):
         return json.load(f)
 
 
-def weights_read(c):
-    """Weights that a token passes: every matrix of every layer, and the head."""
+def weights(c, tokens=1):
+    """Weights that so many tokens together read: every matrix of every layer, but of experts those that somebody chose, and the head.
+    Of one token: also those that it passes."""
     head_dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
     q, kv = c["num_attention_heads"] * head_dim, c["num_key_value_heads"] * head_dim
-    layer = c["hidden_size"] * (2 * q + 2 * kv) + 3 * c["hidden_size"] * c["intermediate_size"]
+    layer = c["hidden_size"] * (2 * q + 2 * kv)
+    experts = c.get("num_experts") or c.get("num_local_experts") or 0
+    if experts:
+        chosen = experts * (1 - (1 - c["num_experts_per_tok"] / experts) ** tokens)
+        layer += c["hidden_size"] * experts + chosen * 3 * c["hidden_size"] * (c.get("moe_intermediate_size") or c["intermediate_size"])
+    else:
+        layer += 3 * c["hidden_size"] * c["intermediate_size"]
     return c["num_hidden_layers"] * layer + c["vocab_size"] * c["hidden_size"]
 
 
@@ -122,12 +130,13 @@ def main():
     ceiling = json.loads(subprocess.run([a.ceiling or os.path.join(os.path.dirname(a.troupe), "perf_gpu_ceiling")], capture_output=True,
                                         text=True, check=True).stdout)
     read, rate = ceiling["read_bytes_per_second"], ceiling["bf16_per_second"]
-    n = weights_read(config_of(a.preset))
+    config = config_of(a.preset)
+    n = weights(config)
     print(f"{ceiling['card']}: reads {read / 1e12:.2f} TB/s, bf16 {rate / 1e12:.0f} TFLOP/s; {a.preset}, {n / 1e9:.2f} G weights a token")
     one, host = bench(a, a.batches)
     for test, tokens in one.items():
         batch = int(test.removeprefix("batch")) if test.startswith("batch") else 1
-        share = tokens * 2 * n / rate if test.startswith("pp") else tokens / batch * 2 * n / read
+        share = tokens * 2 * n / rate if test.startswith("pp") else tokens / batch * 2 * weights(config, batch) / read
         print(f"{test:<12}{tokens:>12.1f} tokens/s   {100 * share:5.1f} % of the ceiling")
         if a.rounds >= 3:
             print_host(host.get(test, {}), batch / tokens)

@@ -1,5 +1,6 @@
 #include "kernels/gpu/matmul.hpp"
 
+#include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/experts.hpp"
 #include "kernels/gpu/matmul_block.cuh"
@@ -44,6 +45,15 @@ __device__ void find_rows(const T* (&from)[n], const expert_rows& rows, const to
   }
 }
 
+/// The products of experts follow each other without a gap; others are left to the graph.
+template <class Rows>
+__device__ void begin() {
+  if constexpr (Rows::scattered) {
+    let_next_start();
+    wait_for_previous();
+  }
+}
+
 template <class T, class Rows>
 __device__ const T* matrix_of(const matmul_args& a, const Rows& rows, const token_tile& tile) {
   return reinterpret_cast<const T*>(static_cast<const std::byte*>(a.weight) + rows.matrix_bytes(tile));
@@ -55,6 +65,7 @@ template <class T, class Y, int R, int N, int n_stages, class Rows>
 __global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_args a, const Rows rows) {
   constexpr int n_low = R / 8, n_pieces = n_low + N / 8;  // 16-byte pieces per lane and block of columns
   extern __shared__ uint4 queue[];                        // [stage][piece][thread]
+  begin<Rows>();
   const token_tile tile = rows.tile(blockIdx.y, N);
   const std::uint32_t n = tile.end, first_token = tile.first, first_row = blockIdx.x * R;
   if (first_token >= n) return;
@@ -140,6 +151,7 @@ __global__ __launch_bounds__(BM / WM * (BN / WN) * 32, 2) void tile_kernel(const
   constexpr int load_rows = n_threads / 4;  // rows that all threads load at once, 64 bytes each
   static_assert(w_loads * n_threads == BM * 4 && x_loads * n_threads == BN * 4);
   extern __shared__ uint4 stages[];  // [stage][BM weight rows, then BN token rows][4 pieces]
+  begin<Rows>();
   const token_tile tile = rows.tile(blockIdx.x, BN);
   const std::uint32_t n = tile.end, first_token = tile.first, first_row = blockIdx.y * BM;
   if (first_token >= n) return;
@@ -246,6 +258,7 @@ __global__ __launch_bounds__(256) void plain_kernel(const matmul_args a, const R
   constexpr int w_loads = BM * BK / 256, x_loads = (BN * BK + 255) / 256;
   static_assert(row_threads * (BN / TN) == 256);
   __shared__ float w[BK][BM + 1], x[BK][BN + 1];
+  begin<Rows>();
   const token_tile tile = rows.tile(blockIdx.x, BN);
   const std::uint32_t n = tile.end, first_token = tile.first, first_row = blockIdx.y * BM;
   if (first_token >= n) return;
@@ -336,8 +349,12 @@ cudaError_t launch(Kernel kernel, dim3 grid, unsigned threads, int shared_bytes,
                    cudaStream_t stream) {
   if (const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes))
     return code;
-  kernel<<<grid, threads, static_cast<std::size_t>(shared_bytes), stream>>>(a, rows);
-  return cudaGetLastError();
+  if constexpr (Rows::scattered) {
+    return launch_dependent(kernel, grid, threads, static_cast<std::size_t>(shared_bytes), stream, a, rows);
+  } else {
+    kernel<<<grid, threads, static_cast<std::size_t>(shared_bytes), stream>>>(a, rows);
+    return cudaGetLastError();
+  }
 }
 
 template <class T, class Y, int R, int N, int n_stages, class Rows>
@@ -378,11 +395,8 @@ cudaError_t matmul_f32(const matmul_args& a, const auto& rows, std::uint32_t til
                        cudaStream_t stream) {
   using Rows = std::remove_cvref_t<decltype(rows)>;
   const dim3 grid(n_tiles, tiles(a.rows, 64));
-  if (tile_rows == 8)
-    plain_kernel<8, 1, 2, Rows><<<grid, 256, 0, stream>>>(a, rows);
-  else
-    plain_kernel<64, 4, 4, Rows><<<grid, 256, 0, stream>>>(a, rows);
-  return cudaGetLastError();
+  return tile_rows == 8 ? launch(plain_kernel<8, 1, 2, Rows>, grid, 256, 0, a, rows, stream)
+                        : launch(plain_kernel<64, 4, 4, Rows>, grid, 256, 0, a, rows, stream);
 }
 
 /// Tokens of a tile of a step's product.
