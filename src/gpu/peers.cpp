@@ -110,31 +110,37 @@ peers::card peers::own() const {
 result<void> peers::open(std::span<const card> all) {
   const card& mine = all[view_.rank];
   for (std::uint32_t q = 0; q < all.size(); ++q) {
-    const card& c = all[q];
-    void* at = c.inbox;
-    if (!c.there) return no_way(q, "it has none for us");
-    n_sms_ = std::min(n_sms_, c.n_sms);
-    if (q == view_.rank) {
-    } else if (c.process == mine.process) {
-      int can = 0;
-      if (cudaDeviceCanAccessPeer(&can, device_, c.device) != cudaSuccess || !can)
-        return no_way(q, "the cards do not reach each other");
-      const cudaError_t code = cudaDeviceEnablePeerAccess(c.device, 0);
-      if (code == cudaErrorPeerAccessAlreadyEnabled)
-        (void)cudaGetLastError();
-      else if (auto ok = attempt(code, "cudaDeviceEnablePeerAccess"); !ok)
-        return no_way(q, ok.error().message);
-    } else {
-      if (*c.host == '\0' || std::strncmp(c.host, mine.host, sizeof c.host) != 0) return no_way(q, "it is elsewhere");
-      if (auto ok =
-              attempt(cudaIpcOpenMemHandle(&at, c.handle, cudaIpcMemLazyEnablePeerAccess), "cudaIpcOpenMemHandle");
-          !ok)
-        return no_way(q, ok.error().message);
-      opened_.push_back(at);
-    }
-    view_.inbox[q] = static_cast<std::uint64_t*>(at);
+    if (!all[q].there) return no_way(q, "it has none for us");
+    result<void*> inbox = q == view_.rank ? result<void*>(inbox_.data()) : reach(mine, all[q]);
+    if (!inbox) return no_way(q, inbox.error().message);
+    n_sms_ = std::min(n_sms_, all[q].n_sms);
+    view_.inbox[q] = static_cast<std::uint64_t*>(*inbox);
   }
   return {};
+}
+
+/// Where the inbox of another rank's card lies for ours.
+result<void*> peers::reach(const card& mine, const card& other) {
+  if (other.process == mine.process) {
+    int can = 0;
+    if (cudaDeviceCanAccessPeer(&can, device_, other.device) != cudaSuccess || !can)
+      return failure(errc::unsupported, "the cards do not reach each other");
+    const cudaError_t code = cudaDeviceEnablePeerAccess(other.device, 0);
+    if (code == cudaErrorPeerAccessAlreadyEnabled)
+      (void)cudaGetLastError();
+    else if (auto ok = attempt(code, "cudaDeviceEnablePeerAccess"); !ok)
+      return ok.take_error();
+    return other.inbox;
+  }
+  if (*other.host == '\0' || std::strncmp(other.host, mine.host, sizeof other.host) != 0)
+    return failure(errc::unsupported, "it is elsewhere");
+  void* at = nullptr;
+  if (auto ok =
+          attempt(cudaIpcOpenMemHandle(&at, other.handle, cudaIpcMemLazyEnablePeerAccess), "cudaIpcOpenMemHandle");
+      !ok)
+    return ok.take_error();
+  opened_.push_back(at);
+  return at;
 }
 
 void peers::give_up() noexcept { std::atomic_ref(*word_.at<std::uint32_t>(0)).store(1); }

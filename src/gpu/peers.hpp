@@ -48,6 +48,7 @@ class peers {
 
  private:
   peers() = default;
+  result<void*> reach(const card& mine, const card& other);
   memory inbox_, word_;
   std::vector<void*> opened_;  // by handles
   kernels::gpu::exchange_memory view_;
