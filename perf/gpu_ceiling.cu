@@ -14,46 +14,18 @@
 #include <cstring>
 
 #include "kernels/gpu/dense.hpp"
+#include "perf/gpu_read.cuh"
 #include "perf/gpu_timing.hpp"
 #include "src/gpu/blas_library.hpp"
 
 namespace {
 
 using perf::check;
+using perf::milliseconds;
 void check(cublasStatus_t code) {
   if (code == CUBLAS_STATUS_SUCCESS) return;
   std::fprintf(stderr, "cuBLASLt: status %d\n", static_cast<int>(code));
   std::exit(1);
-}
-
-/// Sums what it reads, so that nothing is left out; four loads of 16 bytes on their way per thread.
-__global__ void read_kernel(const uint4* from, std::size_t n, unsigned* out) {
-  unsigned sum = 0;
-  const std::size_t step = std::size_t{gridDim.x} * blockDim.x;
-  std::size_t i = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  for (; i + 3 * step < n; i += 4 * step) {
-    uint4 v[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k) v[k] = __ldcs(from + i + k * step);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) sum += v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
-  }
-  if (sum == 0x12345678u) *out = sum;
-}
-
-/// Milliseconds of what f enqueues.
-template <class F>
-float milliseconds(F&& f) {
-  cudaEvent_t from, to;
-  check(cudaEventCreate(&from));
-  check(cudaEventCreate(&to));
-  check(cudaEventRecord(from));
-  f();
-  check(cudaEventRecord(to));
-  check(cudaEventSynchronize(to));
-  float ms = 0;
-  check(cudaEventElapsedTime(&ms, from, to));
-  return ms;
 }
 
 /// Of a process that has not asked the card for anything yet.
@@ -80,27 +52,6 @@ double upload_bandwidth() {
   }
   check(cudaFreeHost(host));
   check(cudaFree(device));
-  return best;
-}
-
-double read_bandwidth() {
-  constexpr std::size_t bytes = std::size_t{8} << 30;
-  void* memory = nullptr;
-  check(cudaMalloc(&memory, bytes));
-  check(cudaMemset(memory, 1, bytes));
-  int device = 0, sms = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
-  double best = 0;
-  for (int blocks : {2, 4, 8})
-    for (int round = 0; round < 5; ++round) {
-      const float ms = milliseconds([&] {
-        read_kernel<<<sms * blocks, 512>>>(static_cast<const uint4*>(memory), bytes / 16,
-                                           static_cast<unsigned*>(memory));
-      });
-      best = std::max(best, static_cast<double>(bytes) / (ms * 1e-3));
-    }
-  check(cudaFree(memory));
   return best;
 }
 
@@ -157,7 +108,7 @@ int main(int argc, char** argv) {
   std::printf("{\"card\": \"%s\", \"context_seconds\": %.4f, \"upload_bytes_per_second\": %.4e", p.name, context,
               upload);
   if (argc < 3 || std::strcmp(argv[2], "start") != 0) {
-    const double bandwidth = read_bandwidth(), rate = bf16_rate();
+    const double bandwidth = perf::read_bandwidth(), rate = bf16_rate();
     std::printf(", \"read_bytes_per_second\": %.4e, \"bf16_per_second\": %.4e", bandwidth, rate);
   }
   std::puts("}");

@@ -12,6 +12,7 @@
 
 #include "kernels/gpu/dense.hpp"
 #include "kernels/gpu/quant.hpp"
+#include "perf/gpu_read.cuh"
 #include "perf/gpu_timing.hpp"
 
 using namespace troupe::kernels;
@@ -22,19 +23,6 @@ namespace {
 using perf::check;
 
 constexpr std::size_t arena_bytes = std::size_t{4} << 30;
-
-/// Sums are written only if they are what no sum is, so that the reads are not left out.
-__global__ void read_kernel(const uint4* p, std::size_t n, unsigned* out) {
-  unsigned sum = 0;
-  const std::size_t stride = std::size_t{gridDim.x} * blockDim.x;
-  std::size_t i = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x;
-  for (; i + 3 * stride < n; i += 4 * stride) {
-    const uint4 a = p[i], b = p[i + stride], c = p[i + 2 * stride], d = p[i + 3 * stride];
-    sum +=
-        (a.x ^ b.x) + (c.x ^ d.x) + (a.y ^ b.y) + (c.y ^ d.y) + (a.z ^ b.z) + (c.z ^ d.z) + (a.w ^ b.w) + (c.w ^ d.w);
-  }
-  if (sum == 0x9e3779b9u) *out = sum;
-}
 
 struct bench {
   std::byte* arena = nullptr;
@@ -80,12 +68,7 @@ int main() {
   check(fill_normal(b.arena, dtype::bf16, std::uint64_t{64} << 20, 1.0f, 1, b.stream));
   std::uint32_t* number;
   check(cudaMalloc(reinterpret_cast<void**>(&number), 4));
-  const double read = b.seconds(2, [&](int) {
-    read_kernel<<<card.multiProcessorCount * 8, 512, 0, b.stream>>>(reinterpret_cast<const uint4*>(b.arena),
-                                                                    arena_bytes / 16, number);
-    return cudaGetLastError();
-  });
-  b.bandwidth = static_cast<double>(arena_bytes) / read;
+  b.bandwidth = perf::read_bandwidth();
   std::printf("%s, read bandwidth %.0f GB/s\n", card.name, 1e-9 * b.bandwidth);
 
   const auto set_n = [&](std::uint32_t n) { check(cudaMemcpy(number, &n, 4, cudaMemcpyHostToDevice)); };

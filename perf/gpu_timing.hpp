@@ -18,6 +18,21 @@ inline void check(cudaError_t code) {
   std::exit(1);
 }
 
+/// Milliseconds of what f enqueues.
+template <class F>
+float milliseconds(F&& f) {
+  cudaEvent_t from, to;
+  check(cudaEventCreate(&from));
+  check(cudaEventCreate(&to));
+  check(cudaEventRecord(from));
+  f();
+  check(cudaEventRecord(to));
+  check(cudaEventSynchronize(to));
+  float ms = 0;
+  check(cudaEventElapsedTime(&ms, from, to));
+  return ms;
+}
+
 /// Median microseconds of one of the `n_ops` operations that `enqueue(i)` puts on the stream, as they run in a captured
 /// graph of all of them: launches from the host would take longer than many a kernel. Two rounds more warm up.
 template <class F>
