@@ -1,5 +1,6 @@
 #include "kernels/gpu/matmul.hpp"
 
+#include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/matmul_block.cuh"
 #include "kernels/gpu/matmul_rule.hpp"
@@ -33,7 +34,7 @@ __device__ void put(const matmul_args& a, std::uint32_t token, std::uint32_t row
 template <class T, class Y, int R, int N, int n_stages>
 __global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_args a, const std::uint32_t* n_tokens) {
   constexpr int n_low = R / 8, n_pieces = n_low + N / 8;  // 16-byte pieces per lane and block of columns
-  extern __shared__ uint4 queue[];                        // [stage][piece][thread]
+  uint4* const queue = dynamic_shared<uint4>();           // [stage][piece][thread]
   const std::uint32_t n = *n_tokens, first_token = blockIdx.y * N, first_row = blockIdx.x * R;
   if (first_token >= n) return;
   const std::uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, segment = threadIdx.x / 32;
@@ -114,7 +115,7 @@ __global__ __launch_bounds__(BM / WM * (BN / WN) * 32, 2) void tile_kernel(const
   constexpr int stage_pieces = (BM + BN) * 4, w_loads = BM * 4 / n_threads, x_loads = BN * 4 / n_threads;
   constexpr int load_rows = n_threads / 4;  // rows that all threads load at once, 64 bytes each
   static_assert(w_loads * n_threads == BM * 4 && x_loads * n_threads == BN * 4);
-  extern __shared__ uint4 stages[];  // [stage][BM weight rows, then BN token rows][4 pieces]
+  uint4* const stages = dynamic_shared<uint4>();  // [stage][BM weight rows, then BN token rows][4 pieces]
   const std::uint32_t n = *n_tokens, first_token = blockIdx.x * BN, first_row = blockIdx.y * BM;
   if (first_token >= n) return;
   const std::uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -300,8 +301,7 @@ cudaError_t launch(Kernel kernel, dim3 grid, unsigned threads, int shared_bytes,
                    const std::uint32_t* n_tokens, cudaStream_t stream) {
   if (const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes))
     return code;
-  kernel<<<grid, threads, static_cast<std::size_t>(shared_bytes), stream>>>(a, n_tokens);
-  return cudaGetLastError();
+  return launch_kernel(kernel, grid, threads, static_cast<std::size_t>(shared_bytes), stream, a, n_tokens);
 }
 
 template <class T, class Y, int R, int N, int n_stages>
@@ -357,10 +357,9 @@ cudaError_t matmul(const matmul_args& a, const std::uint32_t* n_tokens, std::uin
   if (a.type == dtype::bf16) return matmul_of<__nv_bfloat16>(a, n_tokens, max_tokens, stream);
   if (a.type != dtype::f32 || a.y_type != dtype::f32) return cudaErrorInvalidValue;
   if (max_tokens <= 8)
-    plain_kernel<8, 1, 2><<<dim3(1, tiles(a.rows, 64)), 256, 0, stream>>>(a, n_tokens);
-  else
-    plain_kernel<64, 4, 4><<<dim3(tiles(max_tokens, 64), tiles(a.rows, 64)), 256, 0, stream>>>(a, n_tokens);
-  return cudaGetLastError();
+    return launch_kernel(plain_kernel<8, 1, 2>, dim3(1, tiles(a.rows, 64)), 256, 0, stream, a, n_tokens);
+  return launch_kernel(plain_kernel<64, 4, 4>, dim3(tiles(max_tokens, 64), tiles(a.rows, 64)), 256, 0, stream, a,
+                       n_tokens);
 }
 
 }  // namespace troupe::kernels::gpu

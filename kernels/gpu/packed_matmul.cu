@@ -140,8 +140,7 @@ cudaError_t packed_matmul(const packed_matmul_args& a, const std::uint32_t* n_to
     if (a.type == dtype::f16) return launch_mma<Form, __half>(a, n_tokens, max_tokens, stream);
     if (a.type == dtype::bf16) return launch_mma<Form, __nv_bfloat16>(a, n_tokens, max_tokens, stream);
     if (a.type != dtype::f32) return cudaErrorInvalidValue;
-    packed_matmul_f32_kernel<Form><<<(a.weight.rows + 7) / 8, 256, 0, stream>>>(a, n_tokens);
-    return cudaGetLastError();
+    return launch_kernel(packed_matmul_f32_kernel<Form>, (a.weight.rows + 7) / 8, 256, 0, stream, a, n_tokens);
   });
 }
 
