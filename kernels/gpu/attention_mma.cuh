@@ -421,7 +421,7 @@ __global__ void __launch_bounds__(attention_threads, attention_tile_sizes<E4m3, 
     attention_mma_kernel(const __grid_constant__ attention_args a, const __grid_constant__ attention_scratch scratch,
                          int n_stages) {
   using sizes = attention_tile_sizes<E4m3, HeadDim>;
-  extern __shared__ __align__(128) unsigned char shared[];
+  unsigned char* const shared = dynamic_shared<unsigned char, 128>();
   let_next_start();
   wait_for_previous();
   const std::uint32_t n_work = *a.n_items * a.shape.n_kv_heads;

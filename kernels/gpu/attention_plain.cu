@@ -1,4 +1,5 @@
 #include "kernels/gpu/attention_parts.cuh"
+#include "kernels/gpu/dependent.cuh"
 
 /// Attention in plain f32 arithmetic for what the tensor cores do not take: other head sizes, f32, mixed types. Made to
 /// be right and simple: a warp has one query row at a time, and keys and values come through the caches.
@@ -153,8 +154,8 @@ __global__ void __launch_bounds__(attention_threads)
 template <class T, class Kv>
 cudaError_t launch(const attention_args& a, cudaStream_t stream) {
   const std::uint32_t blocks = min(a.shape.n_sms * 8, max_attention_items(a.shape) * a.shape.n_kv_heads);
-  attention_plain_kernel<T, Kv><<<blocks, attention_threads, 0, stream>>>(a, view_attention_scratch(a));
-  return cudaGetLastError();
+  return launch_kernel(attention_plain_kernel<T, Kv>, blocks, attention_threads, 0, stream, a,
+                       view_attention_scratch(a));
 }
 
 }  // namespace

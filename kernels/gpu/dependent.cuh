@@ -3,6 +3,11 @@
 
 #include <utility>
 
+#include "kernels/gpu/ptx.cuh"
+
+/// How kernels are launched, and how one gets its dynamic shared memory. No kernel is launched by <<< >>>, which is not
+/// C++: these functions are, so tests/simt compiles the same files.
+///
 /// Programmatic dependent launch: a kernel is put on the card while the one before it still runs, and waits there for
 /// its results. What such a kernel does before it waits (fetching weights) costs no time of its own.
 ///
@@ -12,16 +17,23 @@
 /// none of it: there kernels follow each other as usual.
 namespace troupe::kernels::gpu {
 
-__device__ inline void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
+__device__ inline void let_next_start() { ptx::griddepcontrol_launch_dependents(); }
 /// All kernels before are done and what they wrote can be read.
-__device__ inline void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
+__device__ inline void wait_for_previous() { ptx::griddepcontrol_wait(); }
+
+using ptx::dynamic_shared;
+
+/// kernel<<<grid, block, shared_bytes, stream>>>(arguments...) and what cudaGetLastError says of it.
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
+                          cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  (void)cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
+  return cudaGetLastError();
 }
 
 template <class... Parameters, class... Arguments>

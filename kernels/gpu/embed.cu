@@ -1,5 +1,6 @@
 #include "kernels/common/block_values.hpp"
 #include "kernels/gpu/dense.hpp"
+#include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/step_inputs.hpp"
 
@@ -48,8 +49,8 @@ cudaError_t embed(const embedding_table& table, const input_token* tokens, const
   const std::uint32_t blocks = (table.hidden + embed_threads - 1) / embed_threads;
   const dim3 grid(max_tokens, blocks < 16 ? blocks : 16);
   const auto launch = [&](auto row) {
-    embed_kernel<decltype(row)><<<grid, embed_threads, 0, stream>>>(table, tokens, last_token, scale, h, n_tokens);
-    return cudaGetLastError();
+    return launch_kernel(embed_kernel<decltype(row)>, grid, embed_threads, 0, stream, table, tokens, last_token, scale,
+                         h, n_tokens);
   };
   if (traits(table.type).quantized)
     return with_block(table.type, cudaErrorInvalidValue,

@@ -1,5 +1,6 @@
 #pragma once
 #include "kernels/gpu/exchange.hpp"
+#include "kernels/gpu/ptx.cuh"
 
 /// The two ends of an exchange on the card.
 namespace troupe::kernels::gpu {
@@ -16,20 +17,18 @@ class exchange_end {
 
   /// Element i of this rank's part, to rank q.
   __device__ void send(std::uint32_t q, std::uint32_t i, float x) const {
-    asm volatile("st.relaxed.sys.global.b64 [%0], %1;" ::"l"(place(q, memory_.rank, i)), "l"(word(x)) : "memory");
+    ptx::store_relaxed_sys(place(q, memory_.rank, i), word(x));
   }
   /// Elements i and i + 1, i even.
   __device__ void send(std::uint32_t q, std::uint32_t i, float x, float y) const {
-    asm volatile("st.relaxed.sys.global.v2.b64 [%0], {%1, %2};" ::"l"(place(q, memory_.rank, i)), "l"(word(x)),
-                 "l"(word(y))
-                 : "memory");
+    ptx::store_relaxed_sys(place(q, memory_.rank, i), word(x), word(y));
   }
   /// Element i of rank q's part; waits for it.
   __device__ float receive(std::uint32_t q, std::uint32_t i) const {
     const std::uint64_t* from = place(memory_.rank, q, i);
     std::uint64_t w;
     do {
-      asm volatile("ld.relaxed.sys.global.b64 %0, [%1];" : "=l"(w) : "l"(from) : "memory");
+      w = ptx::load_relaxed_sys(from);
     } while (!here(w) && patient());
     return value(w);
   }
@@ -38,7 +37,7 @@ class exchange_end {
     const std::uint64_t* from = place(memory_.rank, q, i);
     std::uint64_t w, v;
     do {
-      asm volatile("ld.relaxed.sys.global.v2.b64 {%0, %1}, [%2];" : "=l"(w), "=l"(v) : "l"(from) : "memory");
+      ptx::load_relaxed_sys(from, w, v);
     } while (!(here(w) && here(v)) && patient());
     return {value(w), value(v)};
   }
@@ -54,9 +53,7 @@ class exchange_end {
   /// False once the group was given up; looked up now and then, for it is a trip to the host.
   __device__ bool patient() const {
     if (++looks_ % 1024 != 0) return true;
-    std::uint32_t over;
-    asm volatile("ld.relaxed.sys.global.b32 %0, [%1];" : "=r"(over) : "l"(memory_.given_up) : "memory");
-    return over == 0;
+    return ptx::load_relaxed_sys(memory_.given_up) == 0;
   }
 
   const exchange_memory& memory_;

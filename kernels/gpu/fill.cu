@@ -1,5 +1,6 @@
 #include "kernels/common/philox.hpp"
 #include "kernels/gpu/dense.hpp"
+#include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 
 namespace troupe::kernels::gpu {
@@ -39,8 +40,7 @@ cudaError_t fill_normal(void* out, dtype type, std::uint64_t n, float deviation,
   const std::uint32_t blocks = wanted > 4096 ? 4096 : static_cast<std::uint32_t>(wanted);
   return with_element(type, [&](auto x) {
     using T = decltype(x);
-    fill_normal_kernel<T><<<blocks, 256, 0, stream>>>(static_cast<T*>(out), n, deviation, seed);
-    return cudaGetLastError();
+    return launch_kernel(fill_normal_kernel<T>, blocks, 256, 0, stream, static_cast<T*>(out), n, deviation, seed);
   });
 }
 

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "kernels/gpu/ptx.cuh"
+
 /// mma.sync m16n8k16 and what feeds it: ldmatrix from swizzled shared memory, packing, e4m3 to 16 bits.
 ///
 /// Fragments as in the PTX manual, with g = lane / 4 and t = lane % 4:
@@ -18,40 +20,25 @@ template <class T>
 __device__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1);
 template <>
 __device__ inline void mma<__half>(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  ptx::mma_f16(c, a, b0, b1);
 }
 template <>
 __device__ inline void mma<__nv_bfloat16>(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                           std::uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  ptx::mma_bf16(c, a, b0, b1);
 }
 
 /// Four 8 x 8 matrices of 16-bit elements; lanes 8 i .. 8 i + 7 give the addresses of the rows of matrix i (16 bytes,
 /// aligned). r[i] holds row g, elements 2t 2t+1 of matrix i; transposed: rows 2t 2t+1 of column g.
 __device__ inline void load_matrices(std::uint32_t (&r)[4], std::uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
+  ptx::ldmatrix_x4(r, address);
 }
 __device__ inline void load_matrices_transposed(std::uint32_t (&r)[4], std::uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
+  ptx::ldmatrix_x4_trans(r, address);
 }
 /// Two of them; lanes 0..15 give the addresses.
 __device__ inline void load_matrices_transposed(std::uint32_t (&r)[2], std::uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(address)
-               : "memory");
+  ptx::ldmatrix_x2_trans(r, address);
 }
 
 /// Where 16-byte chunk `chunk` of row `row` lies (in bytes) in a tile whose rows have Chunks chunks and no padding, so
@@ -116,15 +103,7 @@ __device__ inline std::uint32_t from_e4m3<__nv_bfloat16>(std::uint32_t codes) {
 }
 
 /// 2^x and 1 / x as the hardware has them: about 2 ulp, subnormal results become 0.
-__device__ inline float exp2_approximate(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ inline float reciprocal_approximate(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
+__device__ inline float exp2_approximate(float x) { return ptx::ex2_approx_ftz(x); }
+__device__ inline float reciprocal_approximate(float x) { return ptx::rcp_approx_ftz(x); }
 
 }  // namespace troupe::kernels::gpu

@@ -1,5 +1,7 @@
 #include "kernels/gpu/group.hpp"
 
+#include "kernels/gpu/dependent.cuh"
+
 namespace troupe::kernels::gpu {
 namespace {
 
@@ -37,9 +39,8 @@ cudaError_t add_parts(float* h, const float* parts, std::uint32_t size, std::uin
   if (n == 0 || size == 0) return cudaSuccess;
   if (n % 4 != 0 || stride % 4 != 0) return cudaErrorInvalidValue;
   const std::uint64_t blocks = (n / 4 + threads - 1) / threads;
-  add_parts_kernel<<<static_cast<std::uint32_t>(blocks < 1024 ? blocks : 1024), threads, 0, stream>>>(
-      reinterpret_cast<float4*>(h), reinterpret_cast<const float4*>(parts), size, stride / 4, n / 4);
-  return cudaGetLastError();
+  return launch_kernel(add_parts_kernel, static_cast<std::uint32_t>(blocks < 1024 ? blocks : 1024), threads, 0, stream,
+                       reinterpret_cast<float4*>(h), reinterpret_cast<const float4*>(parts), size, stride / 4, n / 4);
 }
 
 cudaError_t join_logits(const vocab_parts& p, const float* parts, float* out, std::uint32_t n_rows,
@@ -47,8 +48,8 @@ cudaError_t join_logits(const vocab_parts& p, const float* parts, float* out, st
   if (n_rows == 0) return cudaSuccess;
   if (p.size == 0 || p.size > vocab_parts::most || n_rows > 65535) return cudaErrorInvalidValue;
   const std::uint32_t blocks = (p.ld + threads - 1) / threads;
-  join_logits_kernel<<<dim3(blocks < 32 ? blocks : 32, n_rows, p.size), threads, 0, stream>>>(p, parts, out, n_rows);
-  return cudaGetLastError();
+  return launch_kernel(join_logits_kernel, dim3(blocks < 32 ? blocks : 32, n_rows, p.size), threads, 0, stream, p, parts,
+                       out, n_rows);
 }
 
 }  // namespace troupe::kernels::gpu

@@ -64,7 +64,7 @@ __device__ const T* matrix_of(const matmul_args& a, const Rows& rows, const toke
 template <class T, class Y, int R, int N, int n_stages, class Rows>
 __global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_args a, const Rows rows) {
   constexpr int n_low = R / 8, n_pieces = n_low + N / 8;  // 16-byte pieces per lane and block of columns
-  extern __shared__ uint4 queue[];                        // [stage][piece][thread]
+  uint4* const queue = dynamic_shared<uint4>();           // [stage][piece][thread]
   begin<Rows>();
   const token_tile tile = rows.tile(blockIdx.y, N);
   const std::uint32_t n = tile.end, first_token = tile.first, first_row = blockIdx.x * R;
@@ -150,7 +150,7 @@ __global__ __launch_bounds__(BM / WM * (BN / WN) * 32, 2) void tile_kernel(const
   constexpr int stage_pieces = (BM + BN) * 4, w_loads = BM * 4 / n_threads, x_loads = BN * 4 / n_threads;
   constexpr int load_rows = n_threads / 4;  // rows that all threads load at once, 64 bytes each
   static_assert(w_loads * n_threads == BM * 4 && x_loads * n_threads == BN * 4);
-  extern __shared__ uint4 stages[];  // [stage][BM weight rows, then BN token rows][4 pieces]
+  uint4* const stages = dynamic_shared<uint4>();  // [stage][BM weight rows, then BN token rows][4 pieces]
   begin<Rows>();
   const token_tile tile = rows.tile(blockIdx.x, BN);
   const std::uint32_t n = tile.end, first_token = tile.first, first_row = blockIdx.y * BM;
@@ -352,8 +352,7 @@ cudaError_t launch(Kernel kernel, dim3 grid, unsigned threads, int shared_bytes,
   if constexpr (Rows::scattered) {
     return launch_dependent(kernel, grid, threads, static_cast<std::size_t>(shared_bytes), stream, a, rows);
   } else {
-    kernel<<<grid, threads, static_cast<std::size_t>(shared_bytes), stream>>>(a, rows);
-    return cudaGetLastError();
+    return launch_kernel(kernel, grid, threads, static_cast<std::size_t>(shared_bytes), stream, a, rows);
   }
 }
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/gpu/ptx.cuh"
+
 /// Codes of packed weights as exact f16 or bf16 integers in registers.
 namespace troupe::kernels::gpu::packed {
 
@@ -16,52 +18,20 @@ __device__ To as(From x) {
 
 /// (a & b) | c and (a & b) ^ c in one instruction.
 __device__ inline std::uint32_t and_or(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
-  std::uint32_t d;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-  return d;
+  return ptx::lop3<0xea>(a, b, c);
 }
 __device__ inline std::uint32_t and_xor(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
-  std::uint32_t d;
-  asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-  return d;
+  return ptx::lop3<0x6a>(a, b, c);
 }
 
 // Weights are read once and whole: they need no place in L1, which holds x.
-__device__ inline uint4 stream16(const std::byte* p) {
-  uint4 v;
-  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-      : "l"(p));
-  return v;
-}
-__device__ inline uint2 stream8(const std::byte* p) {
-  uint2 v;
-  asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
-  return v;
-}
-__device__ inline std::uint32_t stream4(const std::byte* p) {
-  std::uint32_t v;
-  asm("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
-  return v;
-}
+__device__ inline uint4 stream16(const std::byte* p) { return ptx::load_nc_no_allocate_16(p); }
+__device__ inline uint2 stream8(const std::byte* p) { return ptx::load_nc_no_allocate_8(p); }
+__device__ inline std::uint32_t stream4(const std::byte* p) { return ptx::load_nc_no_allocate_4(p); }
 
 // Loads under a predicate, zero without: a branch would keep the compiler from issuing several before the first use.
-__device__ inline uint4 load_if16(const void* p, bool there) {
-  uint4 v;
-  asm("{.reg .pred q; setp.ne.u32 q, %5, 0; mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;\n"
-      "@q ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];}"
-      : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
-      : "l"(p), "r"(static_cast<std::uint32_t>(there)));
-  return v;
-}
-__device__ inline uint2 load_if8(const void* p, bool there) {
-  uint2 v;
-  asm("{.reg .pred q; setp.ne.u32 q, %3, 0; mov.u32 %0, 0; mov.u32 %1, 0;\n"
-      "@q ld.global.nc.v2.u32 {%0, %1}, [%2];}"
-      : "=&r"(v.x), "=&r"(v.y)
-      : "l"(p), "r"(static_cast<std::uint32_t>(there)));
-  return v;
-}
+__device__ inline uint4 load_if16(const void* p, bool there) { return ptx::load_nc_if_16(p, there); }
+__device__ inline uint2 load_if8(const void* p, bool there) { return ptx::load_nc_if_8(p, there); }
 
 /// Byte `i` of w minus `offset` as f32, by way of 2^23 + byte.
 __device__ inline float byte_f32(std::uint32_t w, int i, float offset) {

@@ -1,3 +1,4 @@
+#include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/packed_layout.hpp"
 
@@ -44,8 +45,8 @@ cudaError_t dequantize(const packed_weight& w, void* out, dtype type, cudaStream
     const std::uint64_t blocks = records * (Form::cols / 8 * tile_rows) / 256;  // 1 or 2 of a record
     return with_element(type, [&](auto x) {
       using T = decltype(x);
-      dequantize_kernel<Form, T><<<static_cast<std::uint32_t>(blocks), 256, 0, stream>>>(w, static_cast<T*>(out));
-      return cudaGetLastError();
+      return launch_kernel(dequantize_kernel<Form, T>, static_cast<std::uint32_t>(blocks), 256, 0, stream, w,
+                           static_cast<T*>(out));
     });
   });
 }

@@ -171,8 +171,7 @@ cudaError_t launch(const packed_matmul_args& a, const Rows& rows, std::uint32_t 
     if (a.type == dtype::bf16) return launch_mma<Form, __nv_bfloat16>(a, rows, n_row_tiles, most_rows, stream);
     if (a.type != dtype::f32) return cudaErrorInvalidValue;
     const dim3 grid((a.weight.rows + 7) / 8, n_row_tiles);
-    packed_matmul_f32_kernel<Form, Rows><<<grid, 256, 0, stream>>>(a, rows);
-    return cudaGetLastError();
+    return launch_kernel(packed_matmul_f32_kernel<Form, Rows>, grid, 256, 0, stream, a, rows);
   });
 }
 

@@ -124,9 +124,8 @@ cudaError_t rope_table(const std::uint32_t* positions, const double* frequencies
   if (max_tokens == 0 || dim < 2) return cudaSuccess;
   const std::uint64_t n = std::uint64_t{max_tokens} * (dim / 2);
   const std::uint32_t blocks = n < 128 * 1024 ? static_cast<std::uint32_t>((n + 127) / 128) : 1024;
-  rope_table_kernel<<<blocks, 128, 0, stream>>>(positions, frequencies, dim / 2, factor,
-                                                reinterpret_cast<float2*>(table), n_tokens);
-  return cudaGetLastError();
+  return launch_kernel(rope_table_kernel, blocks, 128, 0, stream, positions, frequencies, dim / 2, factor,
+                       reinterpret_cast<float2*>(table), n_tokens);
 }
 
 cudaError_t rope_and_store(const rope_store_args& a, const std::uint32_t* n_tokens, std::uint32_t max_tokens,

@@ -1,6 +1,7 @@
 #include "kernels/gpu/sample.hpp"
 
 #include "kernels/gpu/card_clock.cuh"
+#include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/sample_finish.cuh"
 #include "kernels/gpu/sample_row.cuh"
@@ -225,8 +226,8 @@ cudaError_t sample(const sample_args& a, cudaStream_t stream) {
   if (a.max_rows == 0) return cudaSuccess;
   if (a.vocab == 0) return cudaErrorInvalidValue;
   chunk_part* const parts = static_cast<chunk_part*>(a.scratch);
-  scan_kernel<<<dim3(chunks_of(a.vocab), a.max_rows), n_scan_threads, 0, stream>>>(a, parts);
-  if (const cudaError_t code = cudaGetLastError()) return code;
+  const dim3 grid(chunks_of(a.vocab), a.max_rows);
+  if (const cudaError_t code = launch_kernel(scan_kernel, grid, n_scan_threads, 0, stream, a, parts)) return code;
   return finish_samples(a, parts, stream);
 }
 
@@ -234,10 +235,9 @@ cudaError_t reset_counts(const count_reset* resets, const std::uint32_t* n, std:
                          const std::int32_t* history, std::uint32_t* counts, std::uint32_t vocab, cudaStream_t stream) {
   if (max_n == 0) return cudaSuccess;
   const dim3 grid(16, max_n);
-  clear_counts_kernel<<<grid, 256, 0, stream>>>(resets, n, counts, vocab);
-  if (const cudaError_t code = cudaGetLastError()) return code;
-  count_history_kernel<<<grid, 256, 0, stream>>>(resets, n, history, counts, vocab);
-  return cudaGetLastError();
+  if (const cudaError_t code = launch_kernel(clear_counts_kernel, grid, 256, 0, stream, resets, n, counts, vocab))
+    return code;
+  return launch_kernel(count_history_kernel, grid, 256, 0, stream, resets, n, history, counts, vocab);
 }
 
 cudaError_t publish_results(const sample_result* results, const std::uint32_t* n_rows, std::uint32_t max_rows,
@@ -245,9 +245,8 @@ cudaError_t publish_results(const sample_result* results, const std::uint32_t* n
                             cudaStream_t stream, const std::uint64_t* began) {
   static_assert(sizeof(sample_result) == sizeof(uint4));
   const unsigned threads = max_rows < 32 ? 32 : max_rows < 512 ? (max_rows + 31) / 32 * 32 : 512;
-  publish_results_kernel<<<1, threads, 0, stream>>>(results, n_rows, reinterpret_cast<uint4*>(pinned_results), seq,
-                                                    pinned_seq, began);
-  return cudaGetLastError();
+  return launch_kernel(publish_results_kernel, 1, threads, 0, stream, results, n_rows,
+                       reinterpret_cast<uint4*>(pinned_results), seq, pinned_seq, began);
 }
 
 }  // namespace troupe::kernels::gpu

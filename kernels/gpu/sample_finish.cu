@@ -1,6 +1,7 @@
 #include "kernels/gpu/sample_finish.cuh"
 
 #include "kernels/gpu/card_clock.cuh"
+#include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/sample_block.cuh"
 
 // A filter keeps the likeliest tokens up to a rank: by number (top_k), then by probability of what is left (top_p),
@@ -289,7 +290,7 @@ __device__ bool await_mask(const sample_args& a, const sample_row& row, std::uin
 
 /// Block r: row r. Dynamic shared memory: bits of the quads that have a bias, bits of the tokens that are allowed.
 __global__ __launch_bounds__(n_finish_threads, 2) void finish_kernel(const sample_args a, const chunk_part* all_parts) {
-  extern __shared__ std::uint32_t bits[];
+  std::uint32_t* const bits = dynamic_shared<std::uint32_t>();
   __shared__ block_room room;
   if (blockIdx.x >= *a.n_rows) return;
   const sample_row row = a.rows[blockIdx.x];
@@ -364,8 +365,7 @@ cudaError_t finish_samples(const sample_args& a, const chunk_part* parts, cudaSt
   if (const cudaError_t code =
           cudaFuncSetAttribute(finish_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(words * 4)))
     return code;
-  finish_kernel<<<a.max_rows, n_finish_threads, words * 4, stream>>>(a, parts);
-  return cudaGetLastError();
+  return launch_kernel(finish_kernel, a.max_rows, n_finish_threads, words * 4, stream, a, parts);
 }
 
 }  // namespace troupe::kernels::gpu

@@ -1,6 +1,7 @@
 #include "kernels/gpu/step_inputs.hpp"
 
 #include "kernels/gpu/card_clock.cuh"
+#include "kernels/gpu/dependent.cuh"
 
 namespace troupe::kernels::gpu {
 namespace {
@@ -31,17 +32,15 @@ cudaError_t pull_inputs(const void* pinned, void* device, std::uint32_t n_words,
   const std::uint32_t n = n_words / 4;
   if (n == 0) return cudaSuccess;
   const std::uint32_t blocks = n < 256 * 32 ? (n + 255) / 256 : 32;
-  pull_inputs_kernel<<<blocks, 256, 0, stream>>>(static_cast<const volatile uint4*>(pinned),
-                                                 static_cast<uint4*>(device), n, began);
-  return cudaGetLastError();
+  return launch_kernel(pull_inputs_kernel, blocks, 256, 0, stream, static_cast<const volatile uint4*>(pinned),
+                       static_cast<uint4*>(device), n, began);
 }
 
 cudaError_t update_page_table(const page_entry* entries, const std::uint32_t* n, std::uint32_t max_n,
                               std::uint32_t* page_table, std::uint32_t table_pages, cudaStream_t stream) {
   if (max_n == 0) return cudaSuccess;
   const std::uint32_t blocks = max_n < 256 * 16 ? (max_n + 255) / 256 : 16;
-  update_page_table_kernel<<<blocks, 256, 0, stream>>>(entries, n, page_table, table_pages);
-  return cudaGetLastError();
+  return launch_kernel(update_page_table_kernel, blocks, 256, 0, stream, entries, n, page_table, table_pages);
 }
 
 }  // namespace troupe::kernels::gpu
