@@ -1,5 +1,7 @@
 #include "kernels/gpu/experts.hpp"
 
+#include <cmath>
+
 #include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 
@@ -11,7 +13,7 @@ constexpr std::uint32_t all_lanes = 0xffffffffu;
 
 /// A logit as an unsigned number in the same order, never 0. NaN counts as -inf, -0 as 0.
 __device__ std::uint32_t ordered(float x) {
-  const std::uint32_t bits = __float_as_uint(isnan(x) ? -INFINITY : x + 0.0f);
+  const std::uint32_t bits = __float_as_uint(x == x ? x + 0.0f : -INFINITY);
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 __device__ float from_ordered(std::uint32_t key) { return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key); }

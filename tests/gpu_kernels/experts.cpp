@@ -43,9 +43,11 @@ struct routed_step {
         device_logits(std::size_t{most} * experts),
         number(std::vector{tokens}),
         routes(view_expert_routes(memory.get(), experts, used, most)) {
-    test::check(cudaMemset(routes.counts, 0, experts * sizeof(std::uint32_t)));
     device_logits.put(logits);
+    reset();
   }
+  /// As combine_experts leaves it.
+  void reset() const { test::check(cudaMemset(routes.counts, 0, n_experts * sizeof(std::uint32_t))); }
   cudaError_t route(cudaStream_t s) const {
     return route_experts(device_logits, renormalized, routes, tile_rows, number, max_tokens, s);
   }
@@ -167,6 +169,7 @@ void check_products(std::mt19937& rng, const expert_case& c, const routed_step& 
     std::memcpy(matrices.data() + e * stride, one.data(), one.size());
   }
   const device_array<std::byte> weight(matrices);
+  step.reset();
   test::run([&](cudaStream_t s) { return step.route(s); });
   const routing r = step.take();
 
