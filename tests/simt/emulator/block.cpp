@@ -1,0 +1,431 @@
+#include "simt/block.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <boost/context/fiber.hpp>
+#include <boost/context/protected_fixedsize_stack.hpp>
+#include <cstdlib>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "simt/device.hpp"
+
+constinit thread_local uint3 threadIdx{}, blockIdx{};
+constinit thread_local dim3 blockDim{}, gridDim{};
+
+namespace simt {
+namespace {
+
+namespace ctx = boost::context;
+
+constexpr std::size_t stack_bytes = 256 << 10;  // of pages that a fiber touches; kernels keep whole tiles in arrays
+constexpr std::uint32_t shared_origin = 1024;   // address of the first byte of dynamic shared memory
+
+struct order_rule {
+  std::atomic<order> kind{order::forward};
+  std::atomic<std::uint64_t> seed{0};
+  order_rule() {
+    const char* const said = std::getenv("TROUPE_SIMT_ORDER");
+    if (said == nullptr || std::string_view(said) == "forward" || *said == '\0') return;
+    kind = std::string_view(said) == "reversed" ? order::reversed : order::shuffled;
+    seed = std::strtoull(said, nullptr, 10);
+  }
+};
+order_rule& rule() {
+  static order_rule r;
+  return r;
+}
+
+struct faulted : std::exception {
+  std::string what_;
+  explicit faulted(std::string what) : what_(std::move(what)) {}
+};
+
+struct copy {
+  void* to;
+  const void* from;
+  std::size_t bytes, size;
+  void run() const {
+    if (bytes != 0) std::memcpy(to, from, bytes);
+    if (bytes < size) std::memset(static_cast<char*>(to) + bytes, 0, size - bytes);
+  }
+};
+
+enum class activity { running, in_warp, in_block, ended };
+
+/// A thread of the block; its fiber goes on to the next block's when the kernel has ended.
+struct lane_fiber {
+  ctx::fiber self, scheduler;
+  uint3 index{};
+  unsigned number = 0;
+  activity does = activity::ended;
+  bool paused = false;
+  const char* waits_in = nullptr;  ///< in_warp: the operation's name
+  std::uint32_t mask = 0;          ///< in_warp
+  std::vector<copy> copies;        ///< under way, oldest first
+  std::vector<std::size_t> groups; ///< how many copies each closed group has
+  std::size_t open_group = 0;
+};
+
+/// Lanes that wait for each other.
+struct meeting {
+  const char* name = nullptr;
+  std::uint32_t mask = 0, arrived = 0;
+  warp_operation operation = nullptr;
+};
+struct warp {
+  std::uint32_t alive = 0, runnable = 0;
+  std::vector<meeting> meetings;  ///< of disjoint masks
+  lane_part parts[32];
+};
+
+std::string place(uint3 i) {
+  return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
+}
+
+class executor {
+ public:
+  std::string run(const std::function<void()>& body, dim3 grid, dim3 block, uint3 index, std::size_t shared_bytes);
+
+  bool meet_block(vote kind, bool mine);
+  void meet_warp(const char* name, std::uint32_t mask, warp_operation, const void* in, void* out);
+  void pause();
+  lane_fiber& current() { return *current_; }
+  void* shared() { return shared_; }
+  std::size_t shared_bytes() const { return shared_bytes_; }
+  bool copies_at_once() {
+    const order o = rule().kind;
+    return o == order::reversed || (o == order::shuffled && random_() % 2 == 0);
+  }
+
+ private:
+  void start(unsigned n);
+  void resume(lane_fiber&);
+  void suspend() { current_->scheduler = std::move(current_->scheduler).resume(); }
+  void live();
+  void end_current();
+  bool turn(warp&, unsigned first);
+  void finish_if_complete(warp&, std::size_t meeting);
+  void open_barrier_if_complete();
+  std::string who_waits() const;
+  template <class F>
+  void in_order(std::vector<unsigned>& of, F&& f);
+
+  std::vector<std::unique_ptr<lane_fiber>> fibers_;
+  std::vector<warp> warps_;
+  std::vector<unsigned> warp_order_, lane_order_;
+  const std::function<void()>* body_ = nullptr;
+  lane_fiber* current_ = nullptr;
+  unsigned n_threads_ = 0, n_alive_ = 0;
+  unsigned n_at_barrier_ = 0;
+  vote barrier_kind_ = vote::none;
+  bool barrier_any_ = false, barrier_all_ = true, barrier_result_ = false;
+  std::optional<std::string> failure_;
+  std::vector<unsigned char> shared_room_;
+  unsigned char* shared_ = nullptr;
+  std::size_t shared_bytes_ = 0;
+  std::mt19937_64 random_;
+};
+
+thread_local executor* executing = nullptr;
+
+executor& here() {
+  if (executing == nullptr) {
+    std::fputs("device code runs outside of a kernel\n", stderr);
+    std::abort();
+  }
+  return *executing;
+}
+
+/// What a fiber runs: one kernel's thread after the other.
+void executor::live() {
+  for (;;) {
+    try {
+      (*body_)();
+    } catch (const faulted& f) {
+      if (!failure_) failure_ = "thread " + place(current_->index) + ": " + f.what_;
+    }
+    end_current();
+    suspend();
+  }
+}
+
+void executor::end_current() {
+  lane_fiber& t = *current_;
+  for (const copy& c : t.copies) c.run();
+  t.copies.clear();
+  t.groups.clear();
+  t.open_group = 0;
+  t.does = activity::ended;
+  warp& w = warps_[t.number / 32];
+  w.alive &= ~(1u << t.number % 32);
+  w.runnable &= ~(1u << t.number % 32);
+  --n_alive_;
+  if (failure_) return;
+  // Who waits for a lane that has ended waits no longer.
+  try {
+    for (std::size_t i = w.meetings.size(); i-- > 0;) finish_if_complete(w, i);
+  } catch (const faulted& f) {
+    failure_ = "thread " + place(t.index) + ": " + f.what_;
+  }
+  open_barrier_if_complete();
+}
+
+void executor::resume(lane_fiber& t) {
+  current_ = &t;
+  threadIdx = t.index;
+  t.self = std::move(t.self).resume();
+}
+
+void executor::start(unsigned n) {
+  while (fibers_.size() < n) fibers_.push_back(std::make_unique<lane_fiber>());
+  for (unsigned i = 0; i < n; ++i) {
+    lane_fiber& t = *fibers_[i];
+    if (t.self) continue;
+    t.self = ctx::fiber(std::allocator_arg, ctx::protected_fixedsize_stack(stack_bytes),
+                        [this, &t](ctx::fiber&& scheduler) -> ctx::fiber {
+                          t.scheduler = std::move(scheduler);
+                          live();
+                          return std::move(t.scheduler);
+                        });
+  }
+}
+
+template <class F>
+void executor::in_order(std::vector<unsigned>& of, F&& f) {
+  switch (rule().kind.load()) {
+    case order::forward:
+      for (unsigned i : of) f(i);
+      break;
+    case order::reversed:
+      for (auto i = of.rbegin(); i != of.rend(); ++i) f(*i);
+      break;
+    case order::shuffled: {
+      std::vector<unsigned> mixed = of;
+      std::shuffle(mixed.begin(), mixed.end(), random_);
+      for (unsigned i : mixed) f(i);
+      break;
+    }
+  }
+}
+
+/// Runs the warp until all of its lanes wait or have paused. Whether any did more than pause.
+bool executor::turn(warp& w, unsigned first) {
+  std::uint32_t paused = 0;
+  bool moved = false;
+  while ((w.runnable & ~paused) != 0 && !failure_) {
+    in_order(lane_order_, [&](unsigned lane) {
+      if (!(w.runnable >> lane & 1) || (paused >> lane & 1) || failure_) return;
+      lane_fiber& t = *fibers_[first + lane];
+      t.paused = false;
+      resume(t);
+      if (t.paused)
+        paused |= 1u << lane;
+      else
+        moved = true;
+    });
+  }
+  return moved;
+}
+
+std::string executor::run(const std::function<void()>& body, dim3 grid, dim3 block, uint3 index,
+                          std::size_t shared_bytes) {
+  n_threads_ = n_alive_ = block.x * block.y * block.z;
+  const unsigned n_warps = (n_threads_ + 31) / 32;
+  body_ = &body;
+  failure_.reset();
+  n_at_barrier_ = 0;
+  barrier_any_ = false;
+  barrier_all_ = true;
+  if (warps_.size() < n_warps) warps_.resize(n_warps);
+  warp_order_.resize(n_warps);
+  std::iota(warp_order_.begin(), warp_order_.end(), 0u);
+  lane_order_.resize(32);
+  std::iota(lane_order_.begin(), lane_order_.end(), 0u);
+  if (rule().kind == order::shuffled)
+    random_.seed(rule().seed + ((index.z * std::uint64_t{grid.y} + index.y) * grid.x + index.x));
+
+  // Nobody may count on what lies in shared memory: NaN in every format.
+  shared_room_.resize(shared_bytes + 1024);
+  shared_ = shared_room_.data() + (1024 - reinterpret_cast<std::uintptr_t>(shared_room_.data()) % 1024) % 1024;
+  shared_bytes_ = shared_bytes;
+  std::memset(shared_, 0xff, shared_bytes);
+
+  start(n_threads_);
+  for (unsigned i = 0; i < n_threads_; ++i) {
+    lane_fiber& t = *fibers_[i];
+    t.number = i;
+    t.index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
+    t.does = activity::running;
+  }
+  for (unsigned w = 0; w < n_warps; ++w) {
+    const unsigned lanes = std::min(32u, n_threads_ - 32 * w);
+    warps_[w].alive = warps_[w].runnable = lanes == 32 ? 0xffffffffu : (1u << lanes) - 1;
+    warps_[w].meetings.clear();
+  }
+  blockIdx = index;
+  blockDim = block;
+  gridDim = grid;
+
+  executor* const before = std::exchange(executing, this);
+  while (n_alive_ > 0 && !failure_) {
+    bool moved = false, any = false;
+    in_order(warp_order_, [&](unsigned w) {
+      if (warps_[w].runnable == 0 || failure_) return;
+      any = true;
+      moved = turn(warps_[w], 32 * w) || moved;
+    });
+    if (!any && !failure_) failure_ = who_waits();
+    if (!moved) std::this_thread::yield();  // all wait for memory to change
+  }
+  executing = before;
+  if (!failure_) return {};
+  fibers_.clear();  // with what the suspended ones hold
+  return *failure_ + ", in block " + place(index);
+}
+
+/// Why nobody can go on.
+std::string executor::who_waits() const {
+  std::string text = "deadlock: ";
+  if (n_at_barrier_ > 0) text += std::to_string(n_at_barrier_) + " threads wait at a barrier of the block, ";
+  unsigned n = 0;
+  for (unsigned i = 0; i < n_threads_; ++i) {
+    const lane_fiber& t = *fibers_[i];
+    if (t.does == activity::in_warp && n++ < 3)
+      text += "thread " + place(t.index) + " in " + t.waits_in + ", ";
+  }
+  return text + std::to_string(n) + " of " + std::to_string(n_alive_) + " wait for lanes of their warp";
+}
+
+void executor::open_barrier_if_complete() {
+  if (n_at_barrier_ == 0 || n_at_barrier_ < n_alive_) return;
+  barrier_result_ = barrier_kind_ == vote::any ? barrier_any_ : barrier_all_;
+  n_at_barrier_ = 0;
+  barrier_any_ = false;
+  barrier_all_ = true;
+  for (unsigned i = 0; i < n_threads_; ++i)
+    if (lane_fiber& t = *fibers_[i]; t.does == activity::in_block) {
+      t.does = activity::running;
+      warps_[i / 32].runnable |= 1u << i % 32;
+    }
+}
+
+bool executor::meet_block(vote kind, bool mine) {
+  lane_fiber& t = *current_;
+  if (n_at_barrier_ > 0 && kind != barrier_kind_) fault("threads of a block meet at barriers of different kinds");
+  barrier_kind_ = kind;
+  barrier_any_ = barrier_any_ || mine;
+  barrier_all_ = barrier_all_ && mine;
+  ++n_at_barrier_;
+  t.does = activity::in_block;
+  warps_[t.number / 32].runnable &= ~(1u << t.number % 32);
+  open_barrier_if_complete();
+  if (t.does == activity::in_block) suspend();
+  return barrier_result_;
+}
+
+void executor::finish_if_complete(warp& w, std::size_t i) {
+  const meeting m = w.meetings[i];
+  if (m.arrived != (m.mask & w.alive)) return;
+  w.meetings.erase(w.meetings.begin() + static_cast<std::ptrdiff_t>(i));
+  m.operation(m.arrived, w.parts);
+  const unsigned first = static_cast<unsigned>(&w - warps_.data()) * 32;
+  for (std::uint32_t left = m.arrived; left != 0; left &= left - 1)
+    fibers_[first + static_cast<unsigned>(__builtin_ctz(left))]->does = activity::running;
+  w.runnable |= m.arrived;
+}
+
+void executor::meet_warp(const char* name, std::uint32_t mask, warp_operation operation, const void* in, void* out) {
+  lane_fiber& t = *current_;
+  const unsigned lane = t.number % 32;
+  warp& w = warps_[t.number / 32];
+  if (!(mask >> lane & 1)) fault(std::string(name) + " by a lane that is not in its mask");
+  std::size_t at = 0;
+  while (at < w.meetings.size() && !(w.meetings[at].mask & mask)) ++at;
+  if (at == w.meetings.size())
+    w.meetings.push_back({name, mask, 0, operation});
+  else if (w.meetings[at].mask != mask || w.meetings[at].operation != operation)
+    fault(std::string(name) + " while other lanes of its mask wait in " + w.meetings[at].name);
+  w.meetings[at].arrived |= 1u << lane;
+  w.parts[lane] = {in, out};
+  t.does = activity::in_warp;
+  t.waits_in = name;
+  w.runnable &= ~(1u << lane);
+  finish_if_complete(w, at);
+  if (t.does == activity::in_warp) suspend();
+}
+
+void executor::pause() {
+  current_->paused = true;
+  suspend();
+}
+
+}  // namespace
+
+void set_order(order o, std::uint64_t seed) {
+  rule().kind = o;
+  rule().seed = seed;
+}
+
+void fault(const std::string& what) { throw faulted(what); }
+
+std::string run_block(const std::function<void()>& body, dim3 grid, dim3 block, uint3 index, std::size_t shared_bytes) {
+  static thread_local executor mine;
+  return mine.run(body, grid, block, index, shared_bytes);
+}
+
+bool meet_block(vote kind, bool mine) { return here().meet_block(kind, mine); }
+void meet_warp(const char* name, std::uint32_t mask, warp_operation operation, const void* in, void* out) {
+  here().meet_warp(name, mask, operation, in, out);
+}
+void pause() { here().pause(); }
+
+void* dynamic_shared_memory() { return here().shared(); }
+std::uint32_t shared_address(const void* p) {
+  const std::ptrdiff_t offset = static_cast<const unsigned char*>(p) - static_cast<unsigned char*>(here().shared());
+  if (offset < 0 || static_cast<std::size_t>(offset) > here().shared_bytes())
+    fault("an address outside of dynamic shared memory is not known here");
+  return static_cast<std::uint32_t>(offset) + shared_origin;
+}
+void* shared_memory_at(std::uint32_t address, std::size_t bytes, std::size_t alignment) {
+  const std::size_t offset = address - std::size_t{shared_origin};
+  if (address < shared_origin || offset + bytes > here().shared_bytes())
+    fault("access to byte " + std::to_string(offset) + " of " + std::to_string(here().shared_bytes()) +
+          " of dynamic shared memory");
+  if (offset % alignment != 0) fault("an access to shared memory is not aligned to its size");
+  return static_cast<unsigned char*>(here().shared()) + offset;
+}
+
+void copy_later(std::uint32_t to, const void* from, std::size_t bytes, std::size_t size) {
+  if (reinterpret_cast<std::uintptr_t>(from) % size != 0) fault("an asynchronous copy reads at an unaligned address");
+  const copy c{shared_memory_at(to, size, size), from, bytes, size};
+  if (here().copies_at_once()) return c.run();
+  lane_fiber& t = here().current();
+  t.copies.push_back(c);
+  ++t.open_group;
+}
+void end_copy_group() {
+  lane_fiber& t = here().current();
+  t.groups.push_back(t.open_group);
+  t.open_group = 0;
+}
+void await_copy_groups(std::size_t pending) {
+  lane_fiber& t = here().current();
+  while (t.groups.size() > pending) {
+    const auto last = t.copies.begin() + static_cast<std::ptrdiff_t>(t.groups.front());
+    for (auto c = t.copies.begin(); c != last; ++c) c->run();
+    t.copies.erase(t.copies.begin(), last);
+    t.groups.erase(t.groups.begin());
+  }
+}
+
+}  // namespace simt
