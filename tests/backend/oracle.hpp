@@ -12,6 +12,7 @@ namespace troupe::test {
 struct oracle_case {
   const char* folder;
   const char* file;  ///< empty: the folder's safetensors
+  bool experts = false;
 };
 inline constexpr oracle_case oracle_cases[] = {
     {"llama", ""},
@@ -26,10 +27,10 @@ inline constexpr oracle_case oracle_cases[] = {
     {"llama-256", "model-Q4_K_M.gguf"},
     {"llama-fp8", ""},
     {"qwen3", ""},
-    {"qwen3_moe", ""},
-    {"qwen3_moe", "model-f16.gguf"},
-    {"mixtral", ""},
-    {"mixtral", "model-bf16.gguf"},
+    {"qwen3_moe", "", true},
+    {"qwen3_moe", "model-f16.gguf", true},
+    {"mixtral", "", true},
+    {"mixtral", "model-bf16.gguf", true},
 };
 
 struct distance {

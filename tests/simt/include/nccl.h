@@ -2,7 +2,7 @@
 #include <cuda_runtime_api.h>
 
 /// The part of NCCL that src/gpu uses, under its names: ranks are threads of this process.
-/// tests/simt/emulator/nccl_library.cpp implements it.
+/// tests/simt/libraries/nccl_library.cpp implements it.
 
 struct ncclComm;
 using ncclComm_t = ncclComm*;
