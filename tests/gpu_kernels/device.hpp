@@ -11,16 +11,10 @@
 
 #include "kernels/common/dtype.hpp"
 #include "kernels/common/floats.hpp"
+#include "tests/simt/emulated.hpp"
 
 /// Memory on the card for tests, with what lies around it watched.
 namespace troupe::test {
-
-/// Whether tests/simt emulates the card: it is some ten thousand times slower, so that cases are made smaller for it.
-#if defined(TROUPE_SIMT)
-inline constexpr bool emulated = true;
-#else
-inline constexpr bool emulated = false;
-#endif
 
 inline void check(cudaError_t code) {
   if (code != cudaSuccess) throw std::runtime_error(cudaGetErrorString(code));

@@ -64,7 +64,7 @@ void serve_all() {
 }  // namespace
 
 cards& the_cards() {
-  static cards& c = [] () -> cards& {
+  static cards& c = []() -> cards& {
     auto* const made = new cards;
     for (int i = 0; i < n_cards(); ++i) {
       auto one = std::make_unique<card>();

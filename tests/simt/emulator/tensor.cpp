@@ -12,7 +12,9 @@ namespace {
   const std::uint32_t size = (h & 0x7c00) == 0x7c00 ? digits | 0x7f800000u : finite;
   return __builtin_bit_cast(float, size | static_cast<std::uint32_t>(h & 0x8000) << 16);
 }
-[[gnu::always_inline]] inline float from_bf16(std::uint16_t b) { return __builtin_bit_cast(float, static_cast<std::uint32_t>(b) << 16); }
+[[gnu::always_inline]] inline float from_bf16(std::uint16_t b) {
+  return __builtin_bit_cast(float, static_cast<std::uint32_t>(b) << 16);
+}
 
 void put_pair(std::uint16_t* low, std::uint16_t* high, std::uint32_t pair) {
   *low = static_cast<std::uint16_t>(pair);
@@ -49,8 +51,12 @@ template <float (*From)(std::uint16_t)>
 }  // namespace
 
 // Most of the time of an emulated product goes by here.
-[[gnu::target_clones("avx2", "default")]] void multiply_f16(std::uint32_t lanes, lane_part (&parts)[32]) { multiply_as<from_f16>(lanes, parts); }
-[[gnu::target_clones("avx2", "default")]] void multiply_bf16(std::uint32_t lanes, lane_part (&parts)[32]) { multiply_as<from_bf16>(lanes, parts); }
+[[gnu::target_clones("avx2", "default")]] void multiply_f16(std::uint32_t lanes, lane_part (&parts)[32]) {
+  multiply_as<from_f16>(lanes, parts);
+}
+[[gnu::target_clones("avx2", "default")]] void multiply_bf16(std::uint32_t lanes, lane_part (&parts)[32]) {
+  multiply_as<from_bf16>(lanes, parts);
+}
 
 template <int Matrices, bool Transposed>
 void load_matrices(std::uint32_t lanes, lane_part (&parts)[32]) {
