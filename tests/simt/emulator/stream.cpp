@@ -164,9 +164,11 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   const auto state = state_of(s);
   return told(state == state->on->standard ? wait_for_card(*state->on, true) : wait_for(state));
 }
+/// A moment of waiting in it, so that a host that polls leaves the processor to the streams' threads.
 cudaError_t cudaStreamQuery(cudaStream_t s) {
   const auto state = state_of(s);
-  std::lock_guard lock(the_cards().mutex);
+  std::unique_lock lock(the_cards().mutex);
+  the_cards().changed.wait_for(lock, std::chrono::microseconds(50), [&] { return state->done >= state->submitted; });
   if (state->done < state->submitted) return cudaErrorNotReady;
   return told(state->on->broken);
 }
