@@ -30,9 +30,7 @@ __device__ inline void mma<__nv_bfloat16>(float (&c)[4], const std::uint32_t (&a
 
 /// Four 8 x 8 matrices of 16-bit elements; lanes 8 i .. 8 i + 7 give the addresses of the rows of matrix i (16 bytes,
 /// aligned). r[i] holds row g, elements 2t 2t+1 of matrix i; transposed: rows 2t 2t+1 of column g.
-__device__ inline void load_matrices(std::uint32_t (&r)[4], std::uint32_t address) {
-  ptx::ldmatrix_x4(r, address);
-}
+__device__ inline void load_matrices(std::uint32_t (&r)[4], std::uint32_t address) { ptx::ldmatrix_x4(r, address); }
 __device__ inline void load_matrices_transposed(std::uint32_t (&r)[4], std::uint32_t address) {
   ptx::ldmatrix_x4_trans(r, address);
 }

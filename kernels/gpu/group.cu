@@ -48,8 +48,8 @@ cudaError_t join_logits(const vocab_parts& p, const float* parts, float* out, st
   if (n_rows == 0) return cudaSuccess;
   if (p.size == 0 || p.size > vocab_parts::most || n_rows > 65535) return cudaErrorInvalidValue;
   const std::uint32_t blocks = (p.ld + threads - 1) / threads;
-  return launch_kernel(join_logits_kernel, dim3(blocks < 32 ? blocks : 32, n_rows, p.size), threads, 0, stream, p, parts,
-                       out, n_rows);
+  return launch_kernel(join_logits_kernel, dim3(blocks < 32 ? blocks : 32, n_rows, p.size), threads, 0, stream, p,
+                       parts, out, n_rows);
 }
 
 }  // namespace troupe::kernels::gpu

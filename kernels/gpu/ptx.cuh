@@ -3,12 +3,12 @@
 
 #include <cstdint>
 
-/// The instructions that kernels ask for by name, one function each and nothing else: all inline assembly of kernels/gpu
-/// is here, so that tests/simt can put a file of plain C++ with the same functions in its place. What they mean for a
-/// kernel is said where they are used. Names follow the PTX manual.
+/// The instructions that kernels ask for by name, one function each and nothing else: all inline assembly of
+/// kernels/gpu is here, so that tests/simt can put a file of plain C++ with the same functions in its place. What they
+/// mean for a kernel is said where they are used. Names follow the PTX manual.
 namespace troupe::kernels::gpu::ptx {
 
-// ---- copies from global to shared memory -----------------------------------------------------------------------------
+// ---- copies from global to shared memory
 
 /// The block's dynamic shared memory. One T in a translation unit: it is one object, whose type is T.
 template <class T, int Alignment = alignof(T)>
@@ -38,7 +38,7 @@ __device__ inline void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
-// ---- loads and stores ------------------------------------------------------------------------------------------------
+// ---- loads and stores
 
 __device__ inline uint4 load_nc_no_allocate_16(const void* p) {
   uint4 v;
@@ -97,7 +97,7 @@ __device__ inline std::uint32_t load_relaxed_sys(const std::uint32_t* p) {
   return v;
 }
 
-// ---- tensor cores ----------------------------------------------------------------------------------------------------
+// ---- tensor cores
 
 /// c += a b of m16n8k16, f32 sums.
 __device__ inline void mma_f16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
@@ -132,7 +132,7 @@ __device__ inline void ldmatrix_x2_trans(std::uint32_t (&r)[2], std::uint32_t ad
                : "memory");
 }
 
-// ---- arithmetic ------------------------------------------------------------------------------------------------------
+// ---- arithmetic
 
 /// Any function of three words, bit by bit: `Table` is what it makes of 0xf0, 0xcc and 0xaa.
 template <int Table>
@@ -152,7 +152,7 @@ __device__ inline float rcp_approx_ftz(float x) {
   return y;
 }
 
-// ---- the grid and its clock ------------------------------------------------------------------------------------------
+// ---- the grid and its clock
 
 /// Cards before sm_90 know neither.
 __device__ inline void griddepcontrol_launch_dependents() {

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "tests/backend/driver.hpp"
+#include "tests/simt/emulated.hpp"
 
 /// One sequence among others: what determinism is tested with, on any backend of 33 slots and 300 tokens a step.
 namespace troupe::test {
@@ -43,7 +44,7 @@ inline void check_graphs(backend_driver& d, std::uint32_t vocab, slot_id n = 7, 
     }
     tokens[graphs].resize(n);
     for (auto [slot, token] : d.step()) tokens[graphs][slot].push_back(token);
-    for (std::uint32_t i = 0; i < 40; ++i) {
+    for (std::uint32_t i = 0; i < (emulated ? 6u : 40u); ++i) {
       for (slot_id s = 0; s < n; ++s) d.decode(s, 20 + s + i);
       if (graphs) d.plan.graph = {size, size, 0};
       for (auto [slot, token] : d.step()) tokens[graphs][slot].push_back(token);
@@ -54,7 +55,7 @@ inline void check_graphs(backend_driver& d, std::uint32_t vocab, slot_id n = 7, 
 
 /// The logits of `ids` in slot 0, fed in random chunks while other slots prefill and decode around it.
 inline rows in_a_crowd(backend_driver& d, std::span<const token_id> ids, std::mt19937& random, std::uint32_t vocab) {
-  constexpr slot_id others = 31;
+  constexpr slot_id others = emulated ? 9 : 31;
   d.sinks->forget(0);
   d.admit(0, {});
   std::vector<std::uint32_t> length(others + 1, 0);
@@ -156,7 +157,7 @@ inline crowd_result draw_together(backend_driver& d, std::span<const drawing_seq
       state& x = states[s];
       if (done(s)) continue;
       busy = true;
-      if (preempts && x.bound && random() % 30 == 0) {
+      if (preempts && x.bound && random() % (emulated ? 5 : 30) == 0) {
         d.release(s);
         x = {false, false, 0, std::move(x.tokens)};
         ++out.preemptions;
@@ -201,7 +202,7 @@ inline crowd_result draw_together(backend_driver& d, std::span<const drawing_seq
 /// step.
 template <class MakeDriver>
 void check_preempted(MakeDriver&& make_driver, unsigned seed) {
-  constexpr std::size_t n_sequences = 32, n_tokens = 40;
+  constexpr std::size_t n_sequences = emulated ? 6 : 32, n_tokens = emulated ? 8 : 40;
   std::mt19937 random(seed);
   auto one = make_driver();
   const auto sequences = drawing_sequences(n_sequences, one.backend->shape().vocab, random);

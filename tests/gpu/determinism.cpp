@@ -8,6 +8,13 @@ using namespace troupe::test;
 using kernels::dtype;
 using kernels::gpu::kv_type;
 
+namespace {
+
+/// With f32, whose products are the slowest ones, one model is enough for an emulated card.
+bool left_out(const std::string& name, dtype type) { return emulated && type == dtype::f32 && name != "llama3-rope"; }
+
+}  // namespace
+
 // Deterministic mode: alone = chunked = in a crowd, bit for bit.
 BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_chunks_batches_or_pages) {
   for (const char* name : {"llama-256/model-Q4_K_M.gguf", "llama-bias/model-bf16.gguf", "llama3-rope",
@@ -15,8 +22,9 @@ BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_chunks_batches_or_pages) {
     auto m = model::open_model(data(name)).value();
     for (const auto& [type, kv] :
          {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::bf16}, {dtype::bf16, kv_type::e4m3}}) {
+      if (left_out(name, type)) continue;
       std::mt19937 random(11);
-      const auto ids = random_ids(150, m->config.vocab, random);
+      const auto ids = random_ids(emulated ? 30 : 150, m->config.vocab, random);
       gpu::gpu_options o = small(type, kv);
       o.deterministic = true;
       driver d(m, o);
@@ -39,12 +47,15 @@ BOOST_AUTO_TEST_CASE(draws_do_not_depend_on_batches_or_preemption) {
                            "mixtral/model-Q8_0.gguf", "qwen3_moe"}) {
     auto m = model::open_model(data(name)).value();
     for (const auto& [type, kv] :
-         {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::bf16}, {dtype::bf16, kv_type::e4m3}})
+         {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::bf16}, {dtype::bf16, kv_type::e4m3}}) {
+      ++seed;
+      if (left_out(name, type)) continue;
       BOOST_TEST_CONTEXT(name << " " << kernels::name(type) << " KV " << static_cast<int>(kv)) {
         gpu::gpu_options o = small(type, kv);
         o.deterministic = true;
-        check_preempted([&] { return driver(m, o); }, ++seed);
+        check_preempted([&] { return driver(m, o); }, seed);
       }
+    }
   }
 }
 

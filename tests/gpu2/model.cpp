@@ -18,7 +18,8 @@ utf::precondition cards(std::size_t n) {
 
 void check_float32(std::uint32_t size) {
   for (const auto& [deterministic, way] :
-       {std::pair{false, sums::direct}, {true, sums::direct}, {false, sums::nccl}, {true, sums::nccl}})
+       {std::pair{false, sums::direct}, {true, sums::direct}, {false, sums::nccl}, {true, sums::nccl}}) {
+    if (emulated && deterministic == (way == sums::direct)) continue;
     for (const oracle_case& c : oracle_cases) {
       auto m = model::open_model(*c.file ? data(c.folder) + "/" + c.file : data(c.folder)).value();
       if (auto s = gpu::shard_of(*m, {0, size}); !s) {
@@ -34,15 +35,17 @@ void check_float32(std::uint32_t size) {
         });
       }
     }
+  }
 }
 
 /// By themselves, in chunks and in a crowd rows have the same bits, and the same whoever adds the ranks' parts.
 void check_determinism(std::uint32_t size) {
-  for (const char* name : {"llama-bias/model-bf16.gguf", "llama3-rope", "mixtral/model-Q8_0.gguf", "qwen3_moe"}) {
+  for (const char* name : {"llama-bias/model-bf16.gguf", "llama3-rope", "mixtral", "mixtral/model-Q8_0.gguf"}) {
     auto m = model::open_model(data(name)).value();
+    if (m->config.n_experts && size > 2) continue;  // too narrow
     for (const auto& [type, kv] : {std::pair{dtype::f32, kv_type::f32}, {dtype::bf16, kv_type::e4m3}}) {
       std::mt19937 random(11);
-      const auto ids = random_ids(150, m->config.vocab, random);
+      const auto ids = random_ids(emulated ? 30 : 150, m->config.vocab, random);
       gpu::gpu_options o = small(type, kv);
       o.deterministic = true;
       rows by_nccl;

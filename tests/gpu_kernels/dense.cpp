@@ -108,7 +108,8 @@ void check_norm(std::mt19937& rng, const norm_case& c, test::worst& worst) {
   }
   BOOST_TEST((after == stored), what + ": the residual stream");
   const double error = test::relative_error(std::span<const float>(have).first(want.size()), want);
-  BOOST_TEST(error <= (c.type == dtype::f32 ? 2e-6 : 2.5e-3), what << ": " << error);
+  // 2.5e-3 is what rounding leaves of many outputs; of a few one may lie half a unit of bf16 away.
+  BOOST_TEST(error <= (c.type == dtype::f32 ? 2e-6 : c.hidden < 64 ? 0x1p-8 : 2.5e-3), what << ": " << error);
   if (c.type != dtype::f32 && !c.centered)
     for (std::size_t i = 0; i < want.size(); ++i) {
       const double distance = test::ulps(c.type, have[i], want[i]);

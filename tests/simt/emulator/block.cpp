@@ -4,8 +4,8 @@
 #include <atomic>
 #include <boost/context/fiber.hpp>
 #include <boost/context/protected_fixedsize_stack.hpp>
-#include <cstdlib>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -60,19 +60,14 @@ struct copy {
   }
 };
 
-enum class activity { running, in_warp, in_block, ended };
-
 /// A thread of the block; its fiber goes on to the next block's when the kernel has ended.
 struct lane_fiber {
-  ctx::fiber self, scheduler;
+  ctx::fiber self;  ///< while it does not run
   uint3 index{};
   unsigned number = 0;
-  activity does = activity::ended;
-  bool paused = false;
-  const char* waits_in = nullptr;  ///< in_warp: the operation's name
-  std::uint32_t mask = 0;          ///< in_warp
-  std::vector<copy> copies;        ///< under way, oldest first
-  std::vector<std::size_t> groups; ///< how many copies each closed group has
+  bool at_barrier = false;
+  std::vector<copy> copies;         ///< under way, oldest first
+  std::vector<std::size_t> groups;  ///< how many copies each closed group has
   std::size_t open_group = 0;
 };
 
@@ -84,12 +79,20 @@ struct meeting {
 };
 struct warp {
   std::uint32_t alive = 0, runnable = 0;
-  std::vector<meeting> meetings;  ///< of disjoint masks
+  std::uint32_t paused = 0;  ///< of those: not again in this turn
+  unsigned n_meetings = 0;
+  meeting meetings[32];  ///< of disjoint masks
   lane_part parts[32];
 };
 
 std::string place(uint3 i) {
   return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
+}
+
+std::string bits_of(std::uint32_t lanes) {
+  char text[16];
+  std::snprintf(text, sizeof text, "%#x", lanes);
+  return text;
 }
 
 class executor {
@@ -109,12 +112,13 @@ class executor {
 
  private:
   void start(unsigned n);
-  void resume(lane_fiber&);
-  void suspend() { current_->scheduler = std::move(current_->scheduler).resume(); }
+  void switch_to(lane_fiber&);
+  void go_on();
+  unsigned next_lane(std::uint32_t able, unsigned after);
   void live();
   void end_current();
   bool turn(warp&, unsigned first);
-  void finish_if_complete(warp&, std::size_t meeting);
+  void finish_if_complete(warp&, unsigned meeting);
   void open_barrier_if_complete();
   std::string who_waits() const;
   template <class F>
@@ -122,9 +126,12 @@ class executor {
 
   std::vector<std::unique_ptr<lane_fiber>> fibers_;
   std::vector<warp> warps_;
-  std::vector<unsigned> warp_order_, lane_order_;
+  std::vector<unsigned> warp_order_;
   const std::function<void()>* body_ = nullptr;
-  lane_fiber* current_ = nullptr;
+  lane_fiber main_;  ///< stands for whoever runs the block
+  lane_fiber *current_ = nullptr, *before_ = nullptr;
+  bool moved_ = false;
+  order order_ = order::forward;
   unsigned n_threads_ = 0, n_alive_ = 0;
   unsigned n_at_barrier_ = 0;
   vote barrier_kind_ = vote::none;
@@ -146,6 +153,45 @@ executor& here() {
   return *executing;
 }
 
+/// Stops the current fiber and lets that one run. Whoever runs next says who it was that stopped.
+void executor::switch_to(lane_fiber& next) {
+  before_ = current_;
+  current_ = &next;
+  threadIdx = next.index;
+  ctx::fiber stopped = std::move(next.self).resume();
+  before_->self = std::move(stopped);
+}
+
+/// One of `able`, which is not 0, in the order that is wanted.
+unsigned executor::next_lane(std::uint32_t able, unsigned after) {
+  const auto first = [](std::uint32_t lanes) { return static_cast<unsigned>(__builtin_ctz(lanes)); };
+  const auto last = [](std::uint32_t lanes) { return 31u - static_cast<unsigned>(__builtin_clz(lanes)); };
+  switch (order_) {
+    case order::forward: {
+      const std::uint32_t above = able & ~((2u << after) - 1);
+      return first(above ? above : able);
+    }
+    case order::reversed: {
+      const std::uint32_t below = able & ((1u << after) - 1);
+      return last(below ? below : able);
+    }
+    case order::shuffled:
+      break;
+  }
+  for (auto skip = random_() % static_cast<unsigned>(__builtin_popcount(able)); skip > 0; --skip) able &= able - 1;
+  return first(able);
+}
+
+/// The current thread waits, has paused or has ended: another of its warp runs, or, when none can, other warps.
+void executor::go_on() {
+  const unsigned number = current_->number;
+  warp& w = warps_[number / 32];
+  const std::uint32_t able = w.runnable & ~w.paused;
+  if (able == 0 || failure_) return switch_to(main_);
+  const unsigned next = next_lane(able, number % 32);
+  if (next != number % 32) switch_to(*fibers_[number / 32 * 32 + next]);
+}
+
 /// What a fiber runs: one kernel's thread after the other.
 void executor::live() {
   for (;;) {
@@ -155,7 +201,7 @@ void executor::live() {
       if (!failure_) failure_ = "thread " + place(current_->index) + ": " + f.what_;
     }
     end_current();
-    suspend();
+    go_on();
   }
 }
 
@@ -165,7 +211,7 @@ void executor::end_current() {
   t.copies.clear();
   t.groups.clear();
   t.open_group = 0;
-  t.does = activity::ended;
+  moved_ = true;
   warp& w = warps_[t.number / 32];
   w.alive &= ~(1u << t.number % 32);
   w.runnable &= ~(1u << t.number % 32);
@@ -173,68 +219,42 @@ void executor::end_current() {
   if (failure_) return;
   // Who waits for a lane that has ended waits no longer.
   try {
-    for (std::size_t i = w.meetings.size(); i-- > 0;) finish_if_complete(w, i);
+    for (unsigned i = w.n_meetings; i-- > 0;) finish_if_complete(w, i);
   } catch (const faulted& f) {
     failure_ = "thread " + place(t.index) + ": " + f.what_;
   }
   open_barrier_if_complete();
 }
 
-void executor::resume(lane_fiber& t) {
-  current_ = &t;
-  threadIdx = t.index;
-  t.self = std::move(t.self).resume();
-}
-
 void executor::start(unsigned n) {
   while (fibers_.size() < n) fibers_.push_back(std::make_unique<lane_fiber>());
   for (unsigned i = 0; i < n; ++i) {
-    lane_fiber& t = *fibers_[i];
-    if (t.self) continue;
-    t.self = ctx::fiber(std::allocator_arg, ctx::protected_fixedsize_stack(stack_bytes),
-                        [this, &t](ctx::fiber&& scheduler) -> ctx::fiber {
-                          t.scheduler = std::move(scheduler);
-                          live();
-                          return std::move(t.scheduler);
-                        });
+    if (fibers_[i]->self) continue;
+    fibers_[i]->self = ctx::fiber(std::allocator_arg, ctx::protected_fixedsize_stack(stack_bytes),
+                                  [this](ctx::fiber&& stopped) -> ctx::fiber {
+                                    before_->self = std::move(stopped);
+                                    live();
+                                    return {};
+                                  });
   }
 }
 
 template <class F>
 void executor::in_order(std::vector<unsigned>& of, F&& f) {
-  switch (rule().kind.load()) {
-    case order::forward:
-      for (unsigned i : of) f(i);
-      break;
-    case order::reversed:
-      for (auto i = of.rbegin(); i != of.rend(); ++i) f(*i);
-      break;
-    case order::shuffled: {
-      std::vector<unsigned> mixed = of;
-      std::shuffle(mixed.begin(), mixed.end(), random_);
-      for (unsigned i : mixed) f(i);
-      break;
-    }
-  }
+  if (order_ == order::shuffled) std::shuffle(of.begin(), of.end(), random_);
+  if (order_ == order::reversed)
+    for (auto i = of.rbegin(); i != of.rend(); ++i) f(*i);
+  else
+    for (unsigned i : of) f(i);
 }
 
 /// Runs the warp until all of its lanes wait or have paused. Whether any did more than pause.
 bool executor::turn(warp& w, unsigned first) {
-  std::uint32_t paused = 0;
-  bool moved = false;
-  while ((w.runnable & ~paused) != 0 && !failure_) {
-    in_order(lane_order_, [&](unsigned lane) {
-      if (!(w.runnable >> lane & 1) || (paused >> lane & 1) || failure_) return;
-      lane_fiber& t = *fibers_[first + lane];
-      t.paused = false;
-      resume(t);
-      if (t.paused)
-        paused |= 1u << lane;
-      else
-        moved = true;
-    });
-  }
-  return moved;
+  w.paused = 0;
+  moved_ = false;
+  while ((w.runnable & ~w.paused) != 0 && !failure_)
+    switch_to(*fibers_[first + next_lane(w.runnable & ~w.paused, order_ == order::reversed ? 0 : 31)]);
+  return moved_;
 }
 
 std::string executor::run(const std::function<void()>& body, dim3 grid, dim3 block, uint3 index,
@@ -249,9 +269,8 @@ std::string executor::run(const std::function<void()>& body, dim3 grid, dim3 blo
   if (warps_.size() < n_warps) warps_.resize(n_warps);
   warp_order_.resize(n_warps);
   std::iota(warp_order_.begin(), warp_order_.end(), 0u);
-  lane_order_.resize(32);
-  std::iota(lane_order_.begin(), lane_order_.end(), 0u);
-  if (rule().kind == order::shuffled)
+  order_ = rule().kind;
+  if (order_ == order::shuffled)
     random_.seed(rule().seed + ((index.z * std::uint64_t{grid.y} + index.y) * grid.x + index.x));
 
   // Nobody may count on what lies in shared memory: NaN in every format.
@@ -265,18 +284,19 @@ std::string executor::run(const std::function<void()>& body, dim3 grid, dim3 blo
     lane_fiber& t = *fibers_[i];
     t.number = i;
     t.index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
-    t.does = activity::running;
+    t.at_barrier = false;
   }
   for (unsigned w = 0; w < n_warps; ++w) {
     const unsigned lanes = std::min(32u, n_threads_ - 32 * w);
     warps_[w].alive = warps_[w].runnable = lanes == 32 ? 0xffffffffu : (1u << lanes) - 1;
-    warps_[w].meetings.clear();
+    warps_[w].n_meetings = 0;
   }
   blockIdx = index;
   blockDim = block;
   gridDim = grid;
 
   executor* const before = std::exchange(executing, this);
+  current_ = &main_;
   while (n_alive_ > 0 && !failure_) {
     bool moved = false, any = false;
     in_order(warp_order_, [&](unsigned w) {
@@ -295,15 +315,16 @@ std::string executor::run(const std::function<void()>& body, dim3 grid, dim3 blo
 
 /// Why nobody can go on.
 std::string executor::who_waits() const {
-  std::string text = "deadlock: ";
-  if (n_at_barrier_ > 0) text += std::to_string(n_at_barrier_) + " threads wait at a barrier of the block, ";
-  unsigned n = 0;
-  for (unsigned i = 0; i < n_threads_; ++i) {
-    const lane_fiber& t = *fibers_[i];
-    if (t.does == activity::in_warp && n++ < 3)
-      text += "thread " + place(t.index) + " in " + t.waits_in + ", ";
-  }
-  return text + std::to_string(n) + " of " + std::to_string(n_alive_) + " wait for lanes of their warp";
+  std::string text = "deadlock of " + std::to_string(n_alive_) + " threads: ";
+  if (n_at_barrier_ > 0) text += std::to_string(n_at_barrier_) + " wait at a barrier of the block, ";
+  for (std::size_t i = 0; i < warp_order_.size(); ++i)
+    for (unsigned k = 0; k < warps_[i].n_meetings; ++k) {
+      const meeting& m = warps_[i].meetings[k];
+      text += "lanes " + bits_of(m.arrived) + " of warp " + std::to_string(i) + " wait in " + m.name + " for lanes " +
+              bits_of(m.mask & warps_[i].alive & ~m.arrived) + ", ";
+    }
+  text.resize(text.size() - 2);
+  return text;
 }
 
 void executor::open_barrier_if_complete() {
@@ -313,10 +334,7 @@ void executor::open_barrier_if_complete() {
   barrier_any_ = false;
   barrier_all_ = true;
   for (unsigned i = 0; i < n_threads_; ++i)
-    if (lane_fiber& t = *fibers_[i]; t.does == activity::in_block) {
-      t.does = activity::running;
-      warps_[i / 32].runnable |= 1u << i % 32;
-    }
+    if (std::exchange(fibers_[i]->at_barrier, false)) warps_[i / 32].runnable |= 1u << i % 32;
 }
 
 bool executor::meet_block(vote kind, bool mine) {
@@ -326,47 +344,45 @@ bool executor::meet_block(vote kind, bool mine) {
   barrier_any_ = barrier_any_ || mine;
   barrier_all_ = barrier_all_ && mine;
   ++n_at_barrier_;
-  t.does = activity::in_block;
+  moved_ = true;
+  t.at_barrier = true;
   warps_[t.number / 32].runnable &= ~(1u << t.number % 32);
   open_barrier_if_complete();
-  if (t.does == activity::in_block) suspend();
+  if (t.at_barrier) go_on();
   return barrier_result_;
 }
 
-void executor::finish_if_complete(warp& w, std::size_t i) {
-  const meeting m = w.meetings[i];
-  if (m.arrived != (m.mask & w.alive)) return;
-  w.meetings.erase(w.meetings.begin() + static_cast<std::ptrdiff_t>(i));
-  m.operation(m.arrived, w.parts);
-  const unsigned first = static_cast<unsigned>(&w - warps_.data()) * 32;
-  for (std::uint32_t left = m.arrived; left != 0; left &= left - 1)
-    fibers_[first + static_cast<unsigned>(__builtin_ctz(left))]->does = activity::running;
-  w.runnable |= m.arrived;
+void executor::finish_if_complete(warp& w, unsigned i) {
+  const std::uint32_t arrived = w.meetings[i].arrived;
+  if (arrived != (w.meetings[i].mask & w.alive)) return;
+  const warp_operation operation = w.meetings[i].operation;
+  if (i != --w.n_meetings) w.meetings[i] = w.meetings[w.n_meetings];
+  operation(arrived, w.parts);
+  w.runnable |= arrived;
 }
 
 void executor::meet_warp(const char* name, std::uint32_t mask, warp_operation operation, const void* in, void* out) {
-  lane_fiber& t = *current_;
-  const unsigned lane = t.number % 32;
-  warp& w = warps_[t.number / 32];
-  if (!(mask >> lane & 1)) fault(std::string(name) + " by a lane that is not in its mask");
-  std::size_t at = 0;
-  while (at < w.meetings.size() && !(w.meetings[at].mask & mask)) ++at;
-  if (at == w.meetings.size())
-    w.meetings.push_back({name, mask, 0, operation});
+  const unsigned number = current_->number, lane = number % 32;
+  const std::uint32_t own = 1u << lane;
+  warp& w = warps_[number / 32];
+  if (!(mask & own)) fault(std::string(name) + " by a lane that is not in its mask");
+  unsigned at = 0;
+  while (at < w.n_meetings && !(w.meetings[at].mask & mask)) ++at;
+  if (at == w.n_meetings)
+    w.meetings[w.n_meetings++] = {name, mask, 0, operation};
   else if (w.meetings[at].mask != mask || w.meetings[at].operation != operation)
     fault(std::string(name) + " while other lanes of its mask wait in " + w.meetings[at].name);
-  w.meetings[at].arrived |= 1u << lane;
+  w.meetings[at].arrived |= own;
   w.parts[lane] = {in, out};
-  t.does = activity::in_warp;
-  t.waits_in = name;
-  w.runnable &= ~(1u << lane);
+  w.runnable &= ~own;
+  moved_ = true;
   finish_if_complete(w, at);
-  if (t.does == activity::in_warp) suspend();
+  if (!(w.runnable & own)) go_on();
 }
 
 void executor::pause() {
-  current_->paused = true;
-  suspend();
+  warps_[current_->number / 32].paused |= 1u << current_->number % 32;
+  go_on();
 }
 
 }  // namespace

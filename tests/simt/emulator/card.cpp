@@ -1,7 +1,7 @@
 // The card's properties, errors and launches.
+#include <cxxabi.h>
 #include <cstdlib>
 #include <cstring>
-#include <cxxabi.h>
 #include <map>
 #include <utility>
 
@@ -55,8 +55,8 @@ cudaError_t launch(const cudaLaunchConfig_t& c, const void* kernel, const char* 
   {
     std::lock_guard lock(the_cards().mutex);
     const auto allowed = allowed_shared_bytes().find(kernel);
-    const int most = allowed == allowed_shared_bytes().end() ? plain_shared_bytes
-                                                             : std::max(plain_shared_bytes, allowed->second);
+    const int most =
+        allowed == allowed_shared_bytes().end() ? plain_shared_bytes : std::max(plain_shared_bytes, allowed->second);
     if (c.dynamicSmemBytes > static_cast<std::size_t>(most)) return told(cudaErrorInvalidValue);
   }
   return enqueue(c.stream, [g, b, name, bytes = c.dynamicSmemBytes, body = std::move(body)]() -> std::string {

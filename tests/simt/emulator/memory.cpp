@@ -26,6 +26,13 @@ std::map<std::uintptr_t, region>& regions() {  // by address, under the cards' m
   return all;
 }
 
+/// Mappings that were freed, by size: pages that are there need not be brought in again.
+std::multimap<std::size_t, void*>& spare() {  // under the cards' mutex
+  static auto& all = *new std::multimap<std::size_t, void*>;
+  return all;
+}
+constexpr std::size_t most_kept = std::size_t{64} << 20;  // a mapping
+
 /// Ends where a page ends that nobody may touch, but for what the alignment takes.
 cudaError_t allocate(void** out, std::size_t bytes, card* on) {
   if (captures()) return told(cudaErrorStreamCaptureUnsupported);
@@ -39,10 +46,16 @@ cudaError_t allocate(void** out, std::size_t bytes, card* on) {
     free = total - on->used;
     if (room > free) return told(cudaErrorMemoryAllocation);
   }
-  void* const base = mmap(nullptr, pages + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED) return told(cudaErrorMemoryAllocation);
+  void* base = nullptr;
+  if (const auto kept = spare().find(pages + page); kept != spare().end()) {
+    base = kept->second;
+    spare().erase(kept);
+  } else {
+    base = mmap(nullptr, pages + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) return told(cudaErrorMemoryAllocation);
+    mprotect(static_cast<unsigned char*>(base) + pages, page, PROT_NONE);
+  }
   auto* const end = static_cast<unsigned char*>(base) + pages;
-  mprotect(end, page, PROT_NONE);
   *out = end - room;
   if (bytes <= most_poisoned) std::memset(*out, 0xff, room);  // nobody may count on what lies there
   if (on) on->used += room;
@@ -59,7 +72,10 @@ cudaError_t release(void* p) {
   const region r = found->second;
   regions().erase(found);
   if (r.on) r.on->used -= r.bytes;
-  munmap(r.mapped, r.mapped_bytes);
+  if (r.mapped_bytes <= most_kept)
+    spare().emplace(r.mapped_bytes, r.mapped);
+  else
+    munmap(r.mapped, r.mapped_bytes);
   return cudaSuccess;
 }
 

@@ -25,33 +25,46 @@ bool is_done(const stream_state::entry& e) {
   return true;
 }
 
-/// A stream's thread.
-void serve(std::shared_ptr<stream_state> s) {
+/// Does what the stream is told until it is closed.
+void serve(stream_state& s, std::unique_lock<std::mutex>& lock) {
   cards& c = the_cards();
-  set_current_card(s->on->number);
-  std::unique_lock lock(c.mutex);
+  set_current_card(s.on->number);
   for (;;) {
-    c.changed.wait(lock, [&] { return !s->queue.empty() ? is_done(s->queue.front()) : s->closed; });
-    if (s->queue.empty()) return;
-    const work what = std::move(s->queue.front().what);
-    s->queue.pop_front();
-    const bool runs = s->on->broken == cudaSuccess;
+    c.changed.wait(lock, [&] { return !s.queue.empty() ? is_done(s.queue.front()) : s.closed; });
+    if (s.queue.empty()) return;
+    const work what = std::move(s.queue.front().what);
+    s.queue.pop_front();
+    const bool runs = s.on->broken == cudaSuccess;
     lock.unlock();
     const std::string failure = runs ? what() : std::string();
     lock.lock();
     if (!failure.empty()) {
-      std::fprintf(stderr, "emulated card %d: %s\n", s->on->number, failure.c_str());
-      s->on->broken = cudaErrorLaunchFailure;
+      std::fprintf(stderr, "emulated card %d: %s\n", s.on->number, failure.c_str());
+      s.on->broken = cudaErrorLaunchFailure;
     }
-    ++s->done;
+    ++s.done;
     c.changed.notify_all();
+  }
+}
+
+/// A thread for one stream after the other: its fibers, and their stacks, are there for the next.
+void serve_all() {
+  cards& c = the_cards();
+  std::unique_lock lock(c.mutex);
+  for (;;) {
+    ++c.n_vacant;
+    c.vacant.wait(lock, [&] { return !c.unserved.empty(); });
+    --c.n_vacant;
+    const auto s = c.unserved.front();
+    c.unserved.pop_front();
+    serve(*s, lock);
   }
 }
 
 }  // namespace
 
 cards& the_cards() {
-  static cards& c = [] () -> cards& {
+  static cards& c = []() -> cards& {
     auto* const made = new cards;
     for (int i = 0; i < n_cards(); ++i) {
       auto one = std::make_unique<card>();
@@ -88,7 +101,11 @@ cudaError_t submit(const std::shared_ptr<stream_state>& s, work what) {
   }
   s->queue.push_back(std::move(e));
   ++s->submitted;
-  if (!std::exchange(s->started, true)) std::thread(serve, s).detach();
+  if (!std::exchange(s->started, true)) {
+    c.unserved.push_back(s);
+    if (c.n_vacant < c.unserved.size()) std::thread(serve_all).detach();
+    c.vacant.notify_one();
+  }
   c.changed.notify_all();
   return cudaSuccess;
 }
@@ -147,9 +164,11 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   const auto state = state_of(s);
   return told(state == state->on->standard ? wait_for_card(*state->on, true) : wait_for(state));
 }
+/// A moment of waiting in it, so that a host that polls leaves the processor to the streams' threads.
 cudaError_t cudaStreamQuery(cudaStream_t s) {
   const auto state = state_of(s);
-  std::lock_guard lock(the_cards().mutex);
+  std::unique_lock lock(the_cards().mutex);
+  the_cards().changed.wait_for(lock, std::chrono::microseconds(50), [&] { return state->done >= state->submitted; });
   if (state->done < state->submitted) return cudaErrorNotReady;
   return told(state->on->broken);
 }

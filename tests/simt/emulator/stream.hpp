@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-/// Streams: queues, each with a thread of its own. One mutex and one condition for all of them, since they are few.
+/// Streams: queues, each with a thread to itself. One mutex and one condition for all of them, since they are few.
 namespace simt {
 
 struct card;
@@ -47,6 +47,9 @@ struct cards {
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<std::unique_ptr<card>> all;
+  std::deque<std::shared_ptr<stream_state>> unserved;  ///< streams that have got their first work, but no thread
+  std::size_t n_vacant = 0;                            ///< threads that wait for such
+  std::condition_variable vacant;
 };
 cards& the_cards();
 card& current_card();

@@ -6,13 +6,15 @@ namespace simt {
 namespace {
 
 /// Exact, in a few operations that vectorize; subnormals come right by the multiplication.
-float from_f16(std::uint16_t h) {
+[[gnu::always_inline]] inline float from_f16(std::uint16_t h) {
   const std::uint32_t digits = static_cast<std::uint32_t>(h & 0x7fff) << 13;
   const std::uint32_t finite = __builtin_bit_cast(std::uint32_t, __builtin_bit_cast(float, digits) * 0x1p112f);
   const std::uint32_t size = (h & 0x7c00) == 0x7c00 ? digits | 0x7f800000u : finite;
   return __builtin_bit_cast(float, size | static_cast<std::uint32_t>(h & 0x8000) << 16);
 }
-float from_bf16(std::uint16_t b) { return __builtin_bit_cast(float, static_cast<std::uint32_t>(b) << 16); }
+[[gnu::always_inline]] inline float from_bf16(std::uint16_t b) {
+  return __builtin_bit_cast(float, static_cast<std::uint32_t>(b) << 16);
+}
 
 void put_pair(std::uint16_t* low, std::uint16_t* high, std::uint32_t pair) {
   *low = static_cast<std::uint16_t>(pair);
@@ -20,7 +22,7 @@ void put_pair(std::uint16_t* low, std::uint16_t* high, std::uint32_t pair) {
 }
 
 template <float (*From)(std::uint16_t)>
-void multiply_as(std::uint32_t lanes, lane_part (&parts)[32]) {
+[[gnu::always_inline]] inline void multiply_as(std::uint32_t lanes, lane_part (&parts)[32]) {
   if (lanes != 0xffffffffu) fault("mma without all lanes of the warp");
   std::uint16_t a_bits[16][16], b_bits[16][8];
   for (unsigned lane = 0; lane < 32; ++lane) {
@@ -48,8 +50,13 @@ void multiply_as(std::uint32_t lanes, lane_part (&parts)[32]) {
 
 }  // namespace
 
-void multiply_f16(std::uint32_t lanes, lane_part (&parts)[32]) { multiply_as<from_f16>(lanes, parts); }
-void multiply_bf16(std::uint32_t lanes, lane_part (&parts)[32]) { multiply_as<from_bf16>(lanes, parts); }
+// Most of the time of an emulated product goes by here.
+[[gnu::target_clones("avx2", "default")]] void multiply_f16(std::uint32_t lanes, lane_part (&parts)[32]) {
+  multiply_as<from_f16>(lanes, parts);
+}
+[[gnu::target_clones("avx2", "default")]] void multiply_bf16(std::uint32_t lanes, lane_part (&parts)[32]) {
+  multiply_as<from_bf16>(lanes, parts);
+}
 
 template <int Matrices, bool Transposed>
 void load_matrices(std::uint32_t lanes, lane_part (&parts)[32]) {

@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-/// The part of cuBLASLt that src/gpu uses. The library is src/gpu's table of functions; tests/simt/libraries/blas_library.cpp
-/// fills it.
+/// The part of cuBLASLt that src/gpu uses. The library is src/gpu's table of functions;
+/// tests/simt/libraries/blas_library.cpp fills it.
 
 #define CUBLAS_VER_MAJOR 0
 

@@ -23,7 +23,7 @@ const char* cudaGetErrorString(cudaError_t);
 const char* cudaGetErrorName(cudaError_t);
 cudaError_t cudaGetLastError();
 
-// ---- cards -----------------------------------------------------------------------------------------------------------
+// ---- cards
 
 struct cudaDeviceProp {
   char name[256];
@@ -56,7 +56,7 @@ cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t*, void*);
 cudaError_t cudaIpcOpenMemHandle(void**, cudaIpcMemHandle_t, unsigned);
 cudaError_t cudaIpcCloseMemHandle(void*);
 
-// ---- streams, events, graphs -----------------------------------------------------------------------------------------
+// ---- streams, events, graphs
 
 using cudaStream_t = struct simt_stream*;
 using cudaEvent_t = struct simt_event*;
@@ -86,7 +86,7 @@ cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t = nullptr);
 cudaError_t cudaEventSynchronize(cudaEvent_t);
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t from, cudaEvent_t to);
 
-// ---- memory ----------------------------------------------------------------------------------------------------------
+// ---- memory
 
 enum cudaMemcpyKind {
   cudaMemcpyHostToHost = 0,
@@ -122,7 +122,7 @@ cudaError_t cudaHostAlloc(T** p, std::size_t bytes, unsigned flags) {
   return cudaHostAlloc(reinterpret_cast<void**>(p), bytes, flags);
 }
 
-// ---- launches --------------------------------------------------------------------------------------------------------
+// ---- launches
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };

@@ -22,7 +22,7 @@ void set_order(order, std::uint64_t seed = 0);
 /// Runs one block to its end; `body` is the kernel with its arguments. Empty, or what went wrong.
 std::string run_block(const std::function<void()>& body, dim3 grid, dim3 block, uint3 index, std::size_t shared_bytes);
 
-// ---- of the current thread -------------------------------------------------------------------------------------------
+// ---- of the current thread
 
 enum class vote { none, any, all };
 /// Waits for all threads of the block that have not ended. The vote's result over all of them.

@@ -11,7 +11,7 @@ extern constinit thread_local uint3 threadIdx, blockIdx;
 extern constinit thread_local dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
-// ---- bits ------------------------------------------------------------------------------------------------------------
+// ---- bits
 
 inline std::uint32_t __float_as_uint(float x) { return __builtin_bit_cast(std::uint32_t, x); }
 inline int __float_as_int(float x) { return __builtin_bit_cast(int, x); }
@@ -34,7 +34,7 @@ inline std::uint32_t __byte_perm(std::uint32_t x, std::uint32_t y, std::uint32_t
   return out;
 }
 
-// ---- arithmetic ------------------------------------------------------------------------------------------------------
+// ---- arithmetic
 
 inline int min(int a, int b) { return a < b ? a : b; }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
@@ -75,7 +75,7 @@ inline unsigned long long __float2ull_rn(float x) {
   return x >= 0x1p64f ? ~0ull : x > 0 ? static_cast<unsigned long long>(nearbyintf(x)) : 0ull;
 }
 
-// ---- memory ----------------------------------------------------------------------------------------------------------
+// ---- memory
 
 template <class T>
 T __ldg(const T* p) {

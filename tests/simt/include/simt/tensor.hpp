@@ -1,7 +1,8 @@
 #pragma once
 #include "simt/block.hpp"
 
-/// The warp's matrix instructions. Fragments lie as the PTX manual says ("Matrix fragments for mma.m16n8k16", ldmatrix).
+/// The warp's matrix instructions. Fragments lie as the PTX manual says ("Matrix fragments for mma.m16n8k16",
+/// ldmatrix).
 namespace simt {
 
 /// A lane's fragments of m16n8k16.

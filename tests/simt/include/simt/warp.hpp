@@ -22,7 +22,8 @@ struct shuffled {
   T value;
   int from;  ///< the lane, or beyond the ends: the own one
 };
-/// A lane that reads one which has ended, or which does not take part, gets its own value: on a card it may be anything.
+/// A lane that reads one which has ended, or which does not take part, gets its own value: on a card it may be
+/// anything.
 template <class T>
 T shuffle(const char* name, std::uint32_t mask, const T& value, int from) {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -74,7 +75,8 @@ inline int simt::lane() {
 }
 
 inline void __syncwarp(std::uint32_t mask = 0xffffffffu) {
-  simt::meet_warp("__syncwarp", mask, [](std::uint32_t, simt::lane_part(&)[32]) {}, nullptr, nullptr);
+  simt::meet_warp(
+      "__syncwarp", mask, [](std::uint32_t, simt::lane_part(&)[32]) {}, nullptr, nullptr);
 }
 template <class T>
 T __shfl_sync(std::uint32_t mask, T x, int from, int width = 32) {
@@ -125,7 +127,9 @@ struct simt_max {
     return a > b ? a : b;
   }
 };
-inline int __any_sync(std::uint32_t mask, int mine) { return simt::reduce("__any_sync", mask, int{mine != 0}, simt_or{}); }
+inline int __any_sync(std::uint32_t mask, int mine) {
+  return simt::reduce("__any_sync", mask, int{mine != 0}, simt_or{});
+}
 inline int __all_sync(std::uint32_t mask, int mine) {
   return simt::reduce("__all_sync", mask, int{mine != 0}, simt_and{});
 }
