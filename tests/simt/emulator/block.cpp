@@ -297,6 +297,7 @@ std::string executor::run(const std::function<void()>& body, dim3 grid, dim3 blo
 
   executor* const before = std::exchange(executing, this);
   current_ = &main_;
+  unsigned n_idle = 0;
   while (n_alive_ > 0 && !failure_) {
     bool moved = false, any = false;
     in_order(warp_order_, [&](unsigned w) {
@@ -305,7 +306,8 @@ std::string executor::run(const std::function<void()>& body, dim3 grid, dim3 blo
       moved = turn(warps_[w], 32 * w) || moved;
     });
     if (!any && !failure_) failure_ = who_waits();
-    if (!moved) std::this_thread::yield();  // all wait for memory to change
+    // All wait for memory to change. Now and then only: where others want the processor, it takes a while to come back.
+    if (!moved && ++n_idle % 64 == 0) std::this_thread::yield();
   }
   executing = before;
   if (!failure_) return {};
