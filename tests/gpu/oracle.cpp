@@ -9,7 +9,8 @@ using kernels::gpu::kv_type;
 
 BOOST_AUTO_TEST_CASE(float32_agrees_with_transformers_as_the_cpu_does) {
   for (const bool deterministic : {false, true})
-    for (const oracle_case& c : oracle_cases)
+    for (const oracle_case& c : oracle_cases) {
+      if (deterministic && left_out(c)) continue;
       BOOST_TEST_CONTEXT(c.folder << " " << c.file << (deterministic ? " deterministic" : "")) {
         check_model(c, {.kl = 2e-6}, [&](auto m) {
           gpu::gpu_options o = small(dtype::f32, kv_type::f32);
@@ -17,6 +18,7 @@ BOOST_AUTO_TEST_CASE(float32_agrees_with_transformers_as_the_cpu_does) {
           return driver(m, o);
         });
       }
+    }
 }
 
 // Tiny models exaggerate rounding: one bf16 rounding is a larger part of 64 random columns than of 4096 trained ones,
@@ -52,9 +54,11 @@ BOOST_AUTO_TEST_CASE(a_token_at_a_time_is_near) {
     }
   };
   for (const kv_type kv : {kv_type::bf16, kv_type::f32})
-    for (const oracle_case& c : oracle_cases)
+    for (const oracle_case& c : oracle_cases) {
+      if (left_out(c) || (emulated && kv == kv_type::f32)) continue;
       check_model(c, {.kl = c.experts ? 4e-3 : 2e-3, .relative = 4e-2, .greedy = false, .chunk = 1},
                   [&](auto m) { return one_token_driver(m, small(dtype::bf16, kv)); });
+    }
 }
 
 // Needs no card: nothing is uploaded. One part: q, k and v are one product although each has a scale of its own.

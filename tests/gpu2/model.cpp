@@ -21,6 +21,7 @@ void check_float32(std::uint32_t size) {
        {std::pair{false, sums::direct}, {true, sums::direct}, {false, sums::nccl}, {true, sums::nccl}}) {
     if (emulated && deterministic == (way == sums::direct)) continue;
     for (const oracle_case& c : oracle_cases) {
+      if (left_out(c)) continue;
       auto m = model::open_model(*c.file ? data(c.folder) + "/" + c.file : data(c.folder)).value();
       if (auto s = gpu::shard_of(*m, {0, size}); !s) {
         BOOST_TEST_MESSAGE(c.folder << " " << c.file << ": " << s.error().message);
