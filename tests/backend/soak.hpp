@@ -8,6 +8,7 @@
 #include "src/cache/page_store.hpp"
 #include "src/sched/scheduler.hpp"
 #include "tests/backend/driver.hpp"
+#include "tests/simt/emulated.hpp"
 
 /// Scheduler, cache and a backend for many steps of a random load: requests come and are cancelled, pages run out, some
 /// want their prompt's logits, steps are of all sizes. Any backend that gives the same tokens in any company.
