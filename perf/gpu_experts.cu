@@ -11,6 +11,7 @@
 
 #include "kernels/gpu/dense.hpp"
 #include "kernels/gpu/experts.hpp"
+#include "kernels/gpu/gemv.hpp"
 #include "perf/gpu_read.cuh"
 #include "perf/gpu_timing.hpp"
 
@@ -152,6 +153,11 @@ void measure(const shape& s, std::uint32_t n, double bandwidth) {
   const auto second = [&](int i) { return l.second(i); };
   const auto combine = [&](int i) { return l.combine(i); };
   report("router", l.time(router));
+  if (const auto depth = n == 1 ? gemv_depth::eight : gemv_depth::four; n <= gemv_most_tokens)
+    report("router by a gemv", l.time([&](int) {
+      return gemv({l.router, l.x, dtype::bf16, s.n_experts, s.hidden, l.scores, dtype::f32, s.n_experts, false}, depth,
+                  l.number, n, l.stream);
+    }));
   report("route, combine", l.time(in_order(route, combine)));
   product("gate and up", l.time(first), static_cast<double>(l.gate_up_stride), l.gate_up, l.x_rows, l.both, 2 * s.ffn,
           s.hidden);
