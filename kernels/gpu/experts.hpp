@@ -1,4 +1,5 @@
 #pragma once
+#include "kernels/gpu/dense.hpp"
 #include "kernels/gpu/matmul.hpp"
 #include "kernels/gpu/quant.hpp"
 
@@ -54,7 +55,12 @@ struct expert_matmul_args {
 };
 cudaError_t expert_matmul(const expert_matmul_args&, std::uint32_t max_tokens, cudaStream_t);
 
-/// The same with packed matrices, as `packed_matmul`. A tile's weights are read once for 16 rows.
+/// The first half of a gated MLP in one: a matrix is [gate rows | up rows], product.rows together, and
+/// y[r][i] = act(gate_i x) * (up_i x) for i < rows / 2, rounded once. f16 and bf16.
+bool can_gate_experts(const matmul_args&);
+cudaError_t gated_expert_matmul(const expert_matmul_args&, gate_activation, std::uint32_t max_tokens, cudaStream_t);
+
+/// expert_matmul with packed matrices, as `packed_matmul`. A tile's weights are read once for 16 rows.
 struct packed_expert_matmul_args {
   packed_matmul_args product;
   std::uint64_t stride;

@@ -3,6 +3,7 @@
 #include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/experts.hpp"
+#include "kernels/gpu/gate.cuh"
 #include "kernels/gpu/matmul_block.cuh"
 #include "kernels/gpu/matmul_rule.hpp"
 #include "kernels/gpu/token_rows.cuh"
@@ -59,6 +60,40 @@ __device__ const T* matrix_of(const matmul_args& a, const Rows& rows, const toke
   return reinterpret_cast<const T*>(static_cast<const std::byte*>(a.weight) + rows.matrix_bytes(tile));
 }
 
+/// A block's rows of the matrix, `size` of them: with gates, of each sixteen the first eight are gates and the others
+/// what they are for, so that both meet in one block.
+template <class Rows, int size>
+struct block_rows {
+  static constexpr int n_out = Rows::gated ? size / 2 : size;  ///< columns of y
+  std::uint32_t first_out, n_rows;                             ///< n_rows: of y
+  __device__ block_rows(const matmul_args& a, std::uint32_t block)
+      : first_out(block * n_out), n_rows(Rows::gated ? a.rows / 2 : a.rows) {}
+  /// The column of y that the block's row r is for.
+  __device__ std::uint32_t column(std::uint32_t r) const { return first_out + (Rows::gated ? r / 16 * 8 + r % 8 : r); }
+  __device__ bool valid(std::uint32_t r) const { return column(r) < n_rows; }
+  __device__ std::uint32_t row(std::uint32_t r) const { return column(r) + (Rows::gated && r % 16 >= 8 ? n_rows : 0); }
+};
+
+/// Column `o` of a block's part of y, out of what sum(r) says of its row r.
+template <class Rows, class Sum>
+__device__ float finished(const Rows& rows, std::uint32_t o, const Sum& sum) {
+  if constexpr (Rows::gated) {
+    const std::uint32_t r = o / 8 * 16 + o % 8;
+    const float gate = sum(r), up = sum(r + 8);
+    switch (rows.activation) {
+      case gate_activation::gelu_tanh:
+        return activate<gate_activation::gelu_tanh>(gate) * up;
+      case gate_activation::gelu_erf:
+        return activate<gate_activation::gelu_erf>(gate) * up;
+      case gate_activation::silu:
+        break;
+    }
+    return activate<gate_activation::silu>(gate) * up;
+  } else {
+    return sum(o);
+  }
+}
+
 /// Block (i, j): weight rows R i ..., tile j of up to N tokens; warp s: segment s. Bytes moved: R x cols weights and at
 /// most N x cols of x per block.
 template <class T, class Y, int R, int N, int n_stages, class Rows>
@@ -67,7 +102,8 @@ __global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_a
   uint4* const queue = dynamic_shared<uint4>();           // [stage][piece][thread]
   begin<Rows>();
   const token_tile tile = rows.tile(blockIdx.y, N);
-  const std::uint32_t n = tile.end, first_token = tile.first, first_row = blockIdx.x * R;
+  const block_rows<Rows, R> own(a, blockIdx.x);
+  const std::uint32_t n = tile.end, first_token = tile.first, first_row = own.first_out;
   if (first_token >= n) return;
   const std::uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, segment = threadIdx.x / 32;
   const std::uint32_t first_col = segment * segment_columns(a.cols);
@@ -87,9 +123,10 @@ __global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_a
       const bool inside = col < last_col;  // whole pieces: both ends are multiples of 8
 #pragma unroll
       for (int i = 0; i < n_low; ++i) {
-        const bool valid = inside && first_row + 8 * i + g < a.rows;
-        copy_16_async(shared_address(to + i * n_stream_threads),
-                      valid ? weight + std::size_t{8u * i} * a.cols + col : a.weight, valid);
+        const bool valid = inside && own.valid(8 * i + g);
+        const T* const row =
+            Rows::gated ? matrix + std::size_t{own.row(8 * i + g)} * a.cols : weight + std::size_t{8u * i} * a.cols;
+        copy_16_async(shared_address(to + i * n_stream_threads), valid ? row + col : a.weight, valid);
       }
 #pragma unroll
       for (int j = 0; j < N / 8; ++j) {
@@ -132,12 +169,16 @@ __global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_a
         partial[(segment * N + 8 * j + 2 * t + c % 2) * stride + 16 * i + g + c / 2 * 8] = sums[i][j][c];
   __syncthreads();
   const std::uint32_t n_segments = segment_count(a.cols);
-  for (std::uint32_t o = threadIdx.x; o < N * R; o += n_stream_threads) {
-    const std::uint32_t token = o / R, row = o % R;
-    if (first_token + token >= n || first_row + row >= a.rows) continue;
-    float sum = partial[token * stride + row];
-    for (std::uint32_t s = 1; s < n_segments; ++s) sum = __fadd_rn(sum, partial[(s * N + token) * stride + row]);
-    put<Y>(a, first_token + token, first_row + row, sum);
+  constexpr int n_out = block_rows<Rows, R>::n_out;
+  for (std::uint32_t o = threadIdx.x; o < N * n_out; o += n_stream_threads) {
+    const std::uint32_t token = o / n_out, row = o % n_out;
+    if (first_token + token >= n || first_row + row >= own.n_rows) continue;
+    const auto sum_of = [&](std::uint32_t r) {
+      float sum = partial[token * stride + r];
+      for (std::uint32_t s = 1; s < n_segments; ++s) sum = __fadd_rn(sum, partial[(s * N + token) * stride + r]);
+      return sum;
+    };
+    put<Y>(a, first_token + token, first_row + row, finished(rows, row, sum_of));
   }
 }
 
@@ -153,7 +194,8 @@ __global__ __launch_bounds__(BM / WM * (BN / WN) * 32, 2) void tile_kernel(const
   uint4* const stages = dynamic_shared<uint4>();  // [stage][BM weight rows, then BN token rows][4 pieces]
   begin<Rows>();
   const token_tile tile = rows.tile(blockIdx.x, BN);
-  const std::uint32_t n = tile.end, first_token = tile.first, first_row = blockIdx.y * BM;
+  const block_rows<Rows, BM> own(a, blockIdx.y);
+  const std::uint32_t n = tile.end, first_token = tile.first, first_row = own.first_out;
   if (first_token >= n) return;
   const std::uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const std::uint32_t warp_row = warp % (BM / WM) * WM, warp_token = warp / (BM / WM) * WN;
@@ -174,9 +216,10 @@ __global__ __launch_bounds__(BM / WM * (BN / WN) * 32, 2) void tile_kernel(const
       const bool inside = col + piece_col < a.cols;
 #pragma unroll
       for (int i = 0; i < w_loads; ++i) {
-        const bool valid = inside && first_row + load_row + i * load_rows < a.rows;
-        copy_16_async(shared_address(to + i * n_threads),
-                      valid ? weight + std::size_t{unsigned(i * load_rows)} * a.cols + col : a.weight, valid);
+        const bool valid = inside && own.valid(load_row + i * load_rows);
+        const T* const row = Rows::gated ? matrix + std::size_t{own.row(load_row + i * load_rows)} * a.cols + piece_col
+                                         : weight + std::size_t{unsigned(i * load_rows)} * a.cols;
+        copy_16_async(shared_address(to + i * n_threads), valid ? row + col : a.weight, valid);
       }
 #pragma unroll
       for (int j = 0; j < x_loads; ++j) {
@@ -244,10 +287,12 @@ __global__ __launch_bounds__(BM / WM * (BN / WN) * 32, 2) void tile_kernel(const
       for (int c = 0; c < 4; ++c)
         out[(warp_token + 8 * j + 2 * t + c % 2) * stride + warp_row + 16 * i + g + c / 2 * 8] = sums[i][j][c];
   __syncthreads();
-  for (std::uint32_t o = threadIdx.x; o < BN * BM; o += n_threads) {
-    const std::uint32_t token = o / BM, row = o % BM;
-    if (first_token + token < n && first_row + row < a.rows)
-      put<Y>(a, first_token + token, first_row + row, out[token * stride + row]);
+  constexpr int n_out = block_rows<Rows, BM>::n_out;
+  for (std::uint32_t o = threadIdx.x; o < BN * n_out; o += n_threads) {
+    const std::uint32_t token = o / n_out, row = o % n_out;
+    if (first_token + token < n && first_row + row < own.n_rows)
+      put<Y>(a, first_token + token, first_row + row,
+             finished(rows, row, [&](std::uint32_t r) { return out[token * stride + r]; }));
   }
 }
 
@@ -360,15 +405,17 @@ template <class T, class Y, int R, int N, int n_stages, class Rows>
 cudaError_t launch_stream(const matmul_args& a, const Rows& rows, unsigned n_tiles, cudaStream_t stream) {
   constexpr int bytes = n_stages * (R / 8 + N / 8) * n_stream_threads * 16;
   static_assert(bytes <= 99 * 1024 && bytes >= static_cast<int>(max_segments) * N * (R + 4) * 4);
-  return launch(stream_kernel<T, Y, R, N, n_stages, Rows>, dim3(tiles(a.rows, R), n_tiles), n_stream_threads, bytes, a,
-                rows, stream);
+  return launch(stream_kernel<T, Y, R, N, n_stages, Rows>,
+                dim3(tiles(Rows::gated ? a.rows / 2 : a.rows, block_rows<Rows, R>::n_out), n_tiles), n_stream_threads,
+                bytes, a, rows, stream);
 }
 
 template <class T, class Y, int BM, int BN, int WM, int WN, int n_stages, class Rows>
 cudaError_t launch_tile(const matmul_args& a, const Rows& rows, unsigned n_tiles, cudaStream_t stream) {
   constexpr int bytes = n_stages * (BM + BN) * 64 + BM * BN * 4;
   static_assert(bytes >= BN * (BM + 4) * 4);
-  return launch(tile_kernel<T, Y, BM, BN, WM, WN, n_stages, Rows>, dim3(n_tiles, tiles(a.rows, BM)),
+  return launch(tile_kernel<T, Y, BM, BN, WM, WN, n_stages, Rows>,
+                dim3(n_tiles, tiles(Rows::gated ? a.rows / 2 : a.rows, block_rows<Rows, BM>::n_out)),
                 BM / WM * (BN / WN) * 32, bytes, a, rows, stream);
 }
 
@@ -442,6 +489,27 @@ cudaError_t expert_matmul(const expert_matmul_args& e, std::uint32_t max_tokens,
     using T = decltype(x);
     if constexpr (std::is_same_v<T, float>)
       return matmul_f32(a, rows, e.tile_rows, n_tiles, stream);
+    else
+      return matmul_mma<T, T>(a, rows, e.tile_rows, n_tiles, stream);
+  });
+}
+
+bool can_gate_experts(const matmul_args& a) {
+  return (a.type == dtype::f16 || a.type == dtype::bf16) && a.y_type == a.type && !a.accumulate && a.cols > 0 &&
+         a.cols % 8 == 0 && a.rows % 2 == 0;
+}
+
+cudaError_t gated_expert_matmul(const expert_matmul_args& e, gate_activation activation, std::uint32_t max_tokens,
+                                cudaStream_t stream) {
+  const matmul_args& a = e.product;
+  if (max_tokens == 0 || a.rows == 0) return cudaSuccess;
+  if (!can_gate_experts(a)) return cudaErrorInvalidValue;
+  const unsigned n_tiles = expert_tiles(e.routes.n_experts, e.routes.n_used, max_tokens, e.tile_rows);
+  const gated_expert_rows rows{rows_of(e), activation};
+  return with_element(a.type, [&](auto x) {
+    using T = decltype(x);
+    if constexpr (std::is_same_v<T, float>)
+      return cudaErrorInvalidValue;
     else
       return matmul_mma<T, T>(a, rows, e.tile_rows, n_tiles, stream);
   });

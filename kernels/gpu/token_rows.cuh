@@ -1,4 +1,5 @@
 #pragma once
+#include "kernels/gpu/dense.hpp"
 #include "kernels/gpu/experts.hpp"
 
 /// Which rows a block of a product computes, from which rows of x and with which matrix: the same kernels serve a
@@ -12,7 +13,7 @@ struct token_tile {
 
 /// Row r is that of token r.
 struct step_rows {
-  static constexpr bool scattered = false;
+  static constexpr bool scattered = false, gated = false;
   const std::uint32_t* n_tokens;
 
   __device__ token_tile tile(std::uint32_t index, std::uint32_t size) const { return {index * size, *n_tokens, 0}; }
@@ -21,7 +22,7 @@ struct step_rows {
 
 /// Rows of experts: a tile has one expert's.
 struct expert_rows {
-  static constexpr bool scattered = true;
+  static constexpr bool scattered = true, gated = false;
   const expert_tile* tiles;
   const std::uint32_t* n_tiles;
   const std::uint32_t* tokens;  ///< null: row r of x
@@ -33,6 +34,12 @@ struct expert_rows {
   }
   __device__ std::uint64_t matrix_bytes(const token_tile& t) const { return t.matrix * stride; }
   __device__ std::uint32_t source(std::uint32_t row) const { return tokens != nullptr ? tokens[row] : row; }
+};
+
+/// The same with matrices of which the lower half are gates: y = act(gate x) * (up x), half as many columns.
+struct gated_expert_rows : expert_rows {
+  static constexpr bool gated = true;
+  gate_activation activation;
 };
 
 /// As a launcher's arguments say it.

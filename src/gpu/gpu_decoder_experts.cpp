@@ -12,17 +12,16 @@ void gpu_decoder::experts(checked& ok, std::uint32_t i, const bucket& b, const s
   const layer_weights& w = weights_.layers[i];
   const kernels::dtype type = options_.compute;
   const std::uint32_t tile_rows = g::expert_tile_rows(type, c_.n_experts, c_.n_experts_used, b.tokens);
+  const auto dense = [&](const linear& l, const linear_part& part, const void* x, void* y, std::uint32_t ld_y,
+                         bool gathers) {
+    return g::expert_matmul_args{
+        {part.dense, x, type, part.rows, l.cols, y, type, ld_y, false}, part.stride, routes_, gathers, tile_rows};
+  };
   const auto multiply = [&](const linear& l, const void* x, void* y, bool gathers) {
     for (const linear_part& part : l.parts) {
       void* const to = static_cast<std::byte*>(y) + part.first_row * element_bytes(type);
       if (part.packed.form == g::packed_form::none)
-        ok(g::expert_matmul({{part.dense, x, type, part.rows, l.cols, to, type, l.rows, false},
-                             part.stride,
-                             routes_,
-                             gathers,
-                             tile_rows},
-                            b.tokens, stream),
-           "expert_matmul");
+        ok(g::expert_matmul(dense(l, part, x, to, l.rows, gathers), b.tokens, stream), "expert_matmul");
       else
         ok(g::packed_expert_matmul(
                {{part.packed, x, type, to, type, l.rows, false}, part.stride, routes_, gathers, tile_rows}, b.tokens,
@@ -37,10 +36,16 @@ void gpu_decoder::experts(checked& ok, std::uint32_t i, const bucket& b, const s
      "matmul");
   ok(g::route_experts(router_, c_.experts_renormalized, routes_, tile_rows, n_tokens, b.tokens, stream),
      "route_experts");
-  multiply(w.gate_up, normed_, gate_up_, true);
-  ok(g::gated_activation(gate_of(c_.act), gate_up_, nullptr, nullptr, activated_, type, c_.ffn, routes_.n_rows,
-                         b.tokens * c_.n_experts_used, stream),
-     "gated_activation");
+  const linear_part& first = w.gate_up.parts.front();
+  const g::expert_matmul_args both = dense(w.gate_up, first, normed_, activated_, c_.ffn, true);
+  if (first.rows == w.gate_up.rows && first.dense && g::can_gate_experts(both.product)) {
+    ok(g::gated_expert_matmul(both, gate_of(c_.act), b.tokens, stream), "gated_expert_matmul");
+  } else {
+    multiply(w.gate_up, normed_, gate_up_, true);
+    ok(g::gated_activation(gate_of(c_.act), gate_up_, nullptr, nullptr, activated_, type, c_.ffn, routes_.n_rows,
+                           b.tokens * c_.n_experts_used, stream),
+       "gated_activation");
+  }
   multiply(w.down, activated_, expert_out_, false);
   const product sum = residual(nullptr, b.tokens);
   ok(g::combine_experts(expert_out_, type, routes_, c_.hidden, static_cast<float*>(sum.y), sum.accumulate, n_tokens,

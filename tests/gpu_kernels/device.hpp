@@ -11,6 +11,7 @@
 
 #include "kernels/common/dtype.hpp"
 #include "kernels/common/floats.hpp"
+#include "kernels/gpu/dense.hpp"
 #include "tests/simt/emulated.hpp"
 
 /// Memory on the card for tests, with what lies around it watched.
@@ -99,8 +100,8 @@ inline std::vector<float> rounded(kernels::dtype type, std::span<const float> x)
   return decode(type, encode(type, x));
 }
 
-/// By the method of Box and Muller: std::normal_distribution, with its logarithms in long double, takes longer than what
-/// is tested.
+/// By the method of Box and Muller: std::normal_distribution, with its logarithms in long double, takes longer than
+/// what is tested.
 inline std::vector<float> random_normal(std::mt19937& rng, std::size_t n, float deviation = 1.0f) {
   std::vector<float> out(n);
   for (std::size_t i = 0; i < n; i += 2) {
@@ -123,6 +124,19 @@ double relative_error(std::span<const float> out, const std::vector<Ref>& ref) {
     norm += static_cast<double>(ref[i]) * static_cast<double>(ref[i]);
   }
   return norm > 0 ? std::sqrt(error / norm) : std::sqrt(error);
+}
+
+/// In f64. gelu_tanh: sqrt(2 / pi) (x + 0.044715 x^3) inside.
+inline double activated(kernels::gpu::gate_activation a, double x) {
+  switch (a) {
+    case kernels::gpu::gate_activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+    case kernels::gpu::gate_activation::gelu_erf:
+      return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    case kernels::gpu::gate_activation::silu:
+      break;
+  }
+  return x / (1 + std::exp(-x));
 }
 
 }  // namespace troupe::test

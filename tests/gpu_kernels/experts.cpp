@@ -282,6 +282,68 @@ BOOST_AUTO_TEST_CASE(a_row_has_the_bits_of_the_plain_product) {
       }
 }
 
+// The gate and what it is for, in f32, then the activation, rounded once.
+BOOST_AUTO_TEST_CASE(a_gated_product_is_the_product_and_the_activation) {
+  std::mt19937 rng(6);
+  struct load {
+    std::uint32_t n_experts, n_used, n, max_tokens;
+  };
+  const load loads[] = {{8, 2, 1, 1},   {8, 2, 7, 8},     {16, 4, 40, 44},
+                        {5, 2, 60, 64}, {4, 2, 110, 120}, {3, 2, 210, 230}};
+  for (const dtype type : {dtype::bf16, dtype::f16})
+    for (const load& l : loads)
+      for (const auto& [ffn, cols] : {std::pair{24u, 72u}, {70u, 264u}}) {
+        const std::uint32_t tile = expert_tile_rows(type, l.n_experts, l.n_used, l.max_tokens), ld_y = ffn + 3;
+        const routed_step step(router_logits(rng, std::size_t{l.n} * l.n_experts), l.n_experts, l.n_used, l.n,
+                               l.max_tokens, tile);
+        test::run([&](cudaStream_t s) { return step.route(s); });
+        const routing r = step.take();
+        const std::uint64_t stride = std::uint64_t{2} * ffn * cols * 2;
+        const auto weights =
+            test::rounded(type, test::random_normal(rng, std::size_t{l.n_experts} * 2 * ffn * cols, 0.2f));
+        const auto x = test::rounded(type, test::random_normal(rng, std::size_t{l.n} * cols));
+        const device_array<std::uint8_t> dw(test::encode(type, weights));
+        device_array<std::uint8_t> dx(std::size_t{l.max_tokens} * cols * 2);
+        dx.put(test::encode(type, x));
+        device_array<std::uint8_t> y(std::size_t{l.max_tokens} * l.n_used * ld_y * 2);
+        for (const auto activation : {gate_activation::silu, gate_activation::gelu_tanh, gate_activation::gelu_erf}) {
+          y.poison();
+          test::run([&](cudaStream_t s) {
+            return gated_expert_matmul({{dw.get(), dx.get(), type, 2 * ffn, cols, y.get(), type, ld_y, false},
+                                        stride,
+                                        step.routes,
+                                        true,
+                                        tile},
+                                       activation, l.max_tokens, s);
+          });
+          const auto bytes = y.take();
+          const auto all = test::decode(type, bytes);
+          std::vector<float> have;
+          std::vector<double> want;
+          std::size_t touched = 0;
+          for (std::size_t i = 0; i < all.size(); ++i)
+            if (i % ld_y < ffn && i / ld_y < r.n_rows)
+              have.push_back(all[i]);
+            else
+              touched += !test::untouched(std::span(bytes).subspan(2 * i, 2), 0);
+          BOOST_TEST(touched == 0u);
+          std::uint32_t row = 0;
+          for (std::uint32_t e = 0; e < l.n_experts; ++e)
+            for (std::uint32_t m = 0; m < r.counts[e]; ++m, ++row)
+              for (std::uint32_t i = 0; i < ffn; ++i) {
+                double both[2] = {};
+                for (int half = 0; half < 2; ++half)
+                  for (std::uint32_t c = 0; c < cols; ++c)
+                    both[half] += double{weights[(std::size_t{e} * 2 * ffn + half * ffn + i) * cols + c]} *
+                                  x[std::size_t{r.tokens[row]} * cols + c];
+                want.push_back(test::activated(activation, both[0]) * both[1]);
+              }
+          BOOST_TEST(test::relative_error(have, want) <= (type == dtype::f16 ? 0x1p-11 : 0x1p-8) * 1.01,
+                     name(type) << ", " << l.n << " tokens, tiles of " << tile << ", " << ffn << " x " << cols);
+        }
+      }
+}
+
 BOOST_AUTO_TEST_CASE(packed_experts_have_the_bits_of_the_plain_product) {
   std::mt19937 rng(3);
   for (const packed_form form : test::packed_forms)
