@@ -126,11 +126,11 @@ double relative_error(std::span<const float> out, const std::vector<Ref>& ref) {
   return norm > 0 ? std::sqrt(error / norm) : std::sqrt(error);
 }
 
-/// In f64. gelu_tanh: sqrt(2 / pi) (x + 0.044715 x^3) inside.
+/// In f64. (1 + tanh u) / 2 is written as a logistic, which loses nothing where tanh nears -1.
 inline double activated(kernels::gpu::gate_activation a, double x) {
   switch (a) {
     case kernels::gpu::gate_activation::gelu_tanh:
-      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+      return x / (1 + std::exp(-2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case kernels::gpu::gate_activation::gelu_erf:
       return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
     case kernels::gpu::gate_activation::silu:
