@@ -46,13 +46,15 @@ cudaError_t route_experts(const float* logits, bool renormalized, const expert_r
 /// As `matmul` for all rows, each with its expert's matrix: weight is that of expert 0, the next `stride` bytes on.
 /// A row of y has the bits that `matmul` gives it. gathers: row r of y comes from row tokens[r] of x, else from row r.
 /// y_type `type`, no accumulation; tile_rows as expert_tile_rows says.
-struct expert_matmul_args {
-  matmul_args product;
+template <class Product>
+struct expert_product {
+  Product product;
   std::uint64_t stride;
   expert_routes routes;
   bool gathers;
   std::uint32_t tile_rows;
 };
+using expert_matmul_args = expert_product<matmul_args>;
 cudaError_t expert_matmul(const expert_matmul_args&, std::uint32_t max_tokens, cudaStream_t);
 
 /// The first half of a gated MLP in one: a matrix is [gate rows | up rows], product.rows together, and
@@ -61,13 +63,7 @@ bool can_gate_experts(const matmul_args&);
 cudaError_t gated_expert_matmul(const expert_matmul_args&, gate_activation, std::uint32_t max_tokens, cudaStream_t);
 
 /// expert_matmul with packed matrices, as `packed_matmul`. A tile's weights are read once for 16 rows.
-struct packed_expert_matmul_args {
-  packed_matmul_args product;
-  std::uint64_t stride;
-  expert_routes routes;
-  bool gathers;
-  std::uint32_t tile_rows;
-};
+using packed_expert_matmul_args = expert_product<packed_matmul_args>;
 cudaError_t packed_expert_matmul(const packed_expert_matmul_args&, std::uint32_t max_tokens, cudaStream_t);
 
 /// out[t] = (accumulate: out[t] +) sum over a token's experts, ascending, of share * y[row]: y [rows, hidden] of

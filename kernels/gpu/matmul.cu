@@ -101,6 +101,17 @@ cudaError_t tile_rows_of(const matmul_args& a, std::uint32_t max_tokens, std::ui
   return cudaSuccess;
 }
 
+/// The products of experts' rows, as `rows` has them.
+template <class T, class Rows>
+cudaError_t launch_experts(const expert_matmul_args& e, const Rows& rows, std::uint32_t max_tokens,
+                           cudaStream_t stream) {
+  const unsigned n_tiles = expert_tiles(e.routes.n_experts, e.routes.n_used, max_tokens, e.tile_rows);
+  if constexpr (std::is_same_v<T, float>)
+    return matmul_f32(e.product, rows, e.tile_rows, n_tiles, stream);
+  else
+    return matmul_mma<T, T>(e.product, rows, e.tile_rows, n_tiles, stream);
+}
+
 }  // namespace
 
 cudaError_t matmul(const matmul_args& a, const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t stream) {
@@ -127,15 +138,7 @@ cudaError_t expert_matmul(const expert_matmul_args& e, std::uint32_t max_tokens,
   if (max_tokens == 0 || a.rows == 0) return cudaSuccess;
   if (a.cols == 0 || (a.type != dtype::f32 && a.cols % 8) || a.y_type != a.type || a.accumulate)
     return cudaErrorInvalidValue;
-  const unsigned n_tiles = expert_tiles(e.routes.n_experts, e.routes.n_used, max_tokens, e.tile_rows);
-  const expert_rows rows = rows_of(e);
-  return with_element(a.type, [&](auto x) {
-    using T = decltype(x);
-    if constexpr (std::is_same_v<T, float>)
-      return matmul_f32(a, rows, e.tile_rows, n_tiles, stream);
-    else
-      return matmul_mma<T, T>(a, rows, e.tile_rows, n_tiles, stream);
-  });
+  return with_element(a.type, [&](auto x) { return launch_experts<decltype(x)>(e, rows_of(e), max_tokens, stream); });
 }
 
 bool can_gate_experts(const matmul_args& a) {
@@ -145,18 +148,11 @@ bool can_gate_experts(const matmul_args& a) {
 
 cudaError_t gated_expert_matmul(const expert_matmul_args& e, gate_activation activation, std::uint32_t max_tokens,
                                 cudaStream_t stream) {
-  const matmul_args& a = e.product;
-  if (max_tokens == 0 || a.rows == 0) return cudaSuccess;
-  if (!can_gate_experts(a)) return cudaErrorInvalidValue;
-  const unsigned n_tiles = expert_tiles(e.routes.n_experts, e.routes.n_used, max_tokens, e.tile_rows);
+  if (max_tokens == 0 || e.product.rows == 0) return cudaSuccess;
+  if (!can_gate_experts(e.product)) return cudaErrorInvalidValue;
   const gated_expert_rows rows{rows_of(e), activation};
-  return with_element(a.type, [&](auto x) {
-    using T = decltype(x);
-    if constexpr (std::is_same_v<T, float>)
-      return cudaErrorInvalidValue;
-    else
-      return matmul_mma<T, T>(a, rows, e.tile_rows, n_tiles, stream);
-  });
+  return e.product.type == dtype::f16 ? launch_experts<__half>(e, rows, max_tokens, stream)
+                                      : launch_experts<__nv_bfloat16>(e, rows, max_tokens, stream);
 }
 
 }  // namespace troupe::kernels::gpu

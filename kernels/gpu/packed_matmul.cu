@@ -29,14 +29,6 @@ __device__ packed_weight matrix_of(packed_weight w, const Rows& rows, const toke
   w.data += rows.matrix_bytes(tile);
   return w;
 }
-/// The row of x that row `row` of y comes from.
-template <class Rows>
-__device__ std::uint32_t source_of(const Rows& rows, std::uint32_t row) {
-  if constexpr (Rows::scattered)
-    return rows.source(row);
-  else
-    return row;
-}
 
 /// A block makes the 16 rows of one tile of the matrix, for the tokens of one tile of theirs (all tokens of a step are
 /// one), 8 n_tiles of them per pass over the rows. Warp w takes records w, w + W, ...
@@ -86,7 +78,7 @@ __global__ void __launch_bounds__(32 * max_warps, n_tiles == 1 ? 3 : 2)
 #pragma unroll
     for (int i = 0; i < n_tiles; ++i) {
       const std::uint32_t token = first + 8 * i + lane / 4;
-      x.row[i] = token < n ? static_cast<const T*>(a.x) + std::uint64_t{source_of(rows, token)} * cols : nullptr;
+      x.row[i] = token < n ? static_cast<const T*>(a.x) + std::uint64_t{rows.source(token)} * cols : nullptr;
     }
     for (std::uint32_t record = warp;;) {
 #pragma unroll
@@ -137,7 +129,7 @@ __global__ void __launch_bounds__(256) packed_matmul_f32_kernel(packed_matmul_ar
 #pragma unroll
       for (int t = 0; t < tokens; ++t) {
         if (first + t >= n) continue;
-        const float* x = static_cast<const float*>(a.x) + std::uint64_t{source_of(rows, first + t)} * cols + 8 * run;
+        const float* x = static_cast<const float*>(a.x) + std::uint64_t{rows.source(first + t)} * cols + 8 * run;
 #pragma unroll
         for (int i = 0; i < 8; ++i) acc[t] = fmaf(w[i], x[i], acc[t]);
       }

@@ -18,6 +18,7 @@ struct step_rows {
 
   __device__ token_tile tile(std::uint32_t index, std::uint32_t size) const { return {index * size, *n_tokens, 0}; }
   __device__ std::uint64_t matrix_bytes(const token_tile&) const { return 0; }
+  __device__ std::uint32_t source(std::uint32_t row) const { return row; }
 };
 
 /// Rows of experts: a tile has one expert's.
@@ -43,8 +44,8 @@ struct gated_expert_rows : expert_rows {
 };
 
 /// As a launcher's arguments say it.
-template <class Arguments>
-expert_rows rows_of(const Arguments& a) {
+template <class Product>
+expert_rows rows_of(const expert_product<Product>& a) {
   return {a.routes.tiles, a.routes.n_tiles, a.gathers ? a.routes.tokens : nullptr, a.stride};
 }
 

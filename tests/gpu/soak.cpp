@@ -14,10 +14,7 @@ BOOST_AUTO_TEST_CASE(a_hundred_thousand_steps_of_a_random_load) {
   o.max_batched_tokens = 48;
   o.max_model_len = 160;
   o.n_pages = 24;
-  soak_options s;
-  s.steps = emulated ? 100 : 50'000;
-  s.seed = 17;
-  s.check_one_in = emulated ? 1 : 60;
   check_soaks(
-      s, [&](auto sinks) { return gpu::make_gpu_backend(m, o, sinks).value(); }, [&] { return driver(m, o); });
+      card_soak(17), [&](auto sinks) { return gpu::make_gpu_backend(m, o, sinks).value(); },
+      [&] { return driver(m, o); });
 }

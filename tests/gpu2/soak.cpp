@@ -16,11 +16,8 @@ BOOST_AUTO_TEST_CASE(a_hundred_thousand_steps_of_a_random_load_over_two_cards) {
   o.max_batched_tokens = 160;  // more than a card's multiprocessors
   o.max_model_len = 160;
   o.n_pages = 24;
-  soak_options s;
-  s.steps = emulated ? 100 : 50'000;
-  s.seed = 29;
-  s.check_one_in = emulated ? 1 : 60;
   // The cards' own ways belong to the group that has run; alone by NCCL the bits are the same.
   check_soaks(
-      s, [&](auto sinks) { return make_card_ranks(m, o, sinks); }, [&] { return group_driver(m, o, sums::nccl); });
+      card_soak(29), [&](auto sinks) { return make_card_ranks(m, o, sinks); },
+      [&] { return group_driver(m, o, sums::nccl); });
 }
