@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
+#include <numeric>
+#include <sstream>
 
 #include "kernels/common/floats.hpp"
 #include "tests/backend/driver.hpp"
@@ -41,36 +43,58 @@ struct distance {
   double kl = 0, relative = 0;
 };
 
-/// Mean KL divergence of the reference from what was computed, and relative L2, over the rows of one prompt.
-inline distance compare(const std::vector<std::vector<float>>& got, const std::uint16_t* want, std::size_t vocab) {
-  distance d;
+/// KL divergence of the reference's row from what was computed, and relative L2.
+inline distance compare_row(const std::vector<float>& got, const std::uint16_t* want) {
+  const std::size_t vocab = got.size();
+  std::vector<double> p(vocab), q(got.begin(), got.end());
   double difference = 0, norm = 0;
-  for (std::size_t t = 0; t < got.size(); ++t, want += vocab) {
-    BOOST_TEST_REQUIRE(got[t].size() == vocab);
-    std::vector<double> p(vocab), q(vocab);
-    double top_p = -INFINITY, top_q = -INFINITY;
-    for (std::size_t i = 0; i < vocab; ++i) {
-      p[i] = kernels::f16_to_f32(want[i]);
-      q[i] = got[t][i];
-      top_p = std::max(top_p, p[i]);
-      top_q = std::max(top_q, q[i]);
-      difference += (p[i] - q[i]) * (p[i] - q[i]);
-      norm += p[i] * p[i];
-    }
-    double sum_p = 0, sum_q = 0;
-    for (std::size_t i = 0; i < vocab; ++i) sum_p += std::exp(p[i] - top_p), sum_q += std::exp(q[i] - top_q);
-    const double log_p = top_p + std::log(sum_p), log_q = top_q + std::log(sum_q);
-    for (std::size_t i = 0; i < vocab; ++i)
-      d.kl += std::exp(p[i] - log_p) * ((p[i] - log_p) - (q[i] - log_q)) / static_cast<double>(got.size());
+  for (std::size_t i = 0; i < vocab; ++i) {
+    p[i] = kernels::f16_to_f32(want[i]);
+    difference += (p[i] - q[i]) * (p[i] - q[i]);
+    norm += p[i] * p[i];
   }
-  d.relative = std::sqrt(difference / norm);
+  const auto log_sum = [](const std::vector<double>& v) {
+    const double top = *std::ranges::max_element(v);
+    double sum = 0;
+    for (const double x : v) sum += std::exp(x - top);
+    return top + std::log(sum);
+  };
+  const double log_p = log_sum(p), log_q = log_sum(q);
+  distance d{.relative = std::sqrt(difference / norm)};
+  for (std::size_t i = 0; i < vocab; ++i) d.kl += std::exp(p[i] - log_p) * ((p[i] - log_p) - (q[i] - log_q));
   return d;
+}
+
+/// Of the rows of one prompt.
+struct distances {
+  distance mean, median;
+};
+inline distances compare(const std::vector<std::vector<float>>& got, const std::uint16_t* want, std::size_t vocab) {
+  std::vector<double> kl, relative;
+  for (const auto& row : got) {
+    BOOST_TEST_REQUIRE(row.size() == vocab);
+    const distance d = compare_row(row, want);
+    kl.push_back(d.kl);
+    relative.push_back(d.relative);
+    want += vocab;
+  }
+  const auto mean = [](const std::vector<double>& v) {
+    return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
+  };
+  const auto median = [](std::vector<double> v) {
+    std::ranges::nth_element(v, v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2));
+    return v[v.size() / 2];
+  };
+  return {{mean(kl), mean(relative)}, {median(kl), median(relative)}};
 }
 
 struct oracle_bounds {
   double kl, relative = 5e-3;
   bool greedy = true;  ///< greedy answers are equal, token by token
   std::uint32_t chunk = 48;
+  /// Of the median row; means may be ten times as far. For experts in half precision: where a router likes two experts
+  /// alike, rounding decides, and such a token's logits are far off while its neighbours' are not.
+  bool of_median = false;
 };
 
 /// Logits and greedy answers of a tiny model against its reference; `make_driver(model)` gives a backend_driver.
@@ -85,12 +109,17 @@ void check_model(const oracle_case& c, const oracle_bounds& bounds, MakeDriver&&
   std::size_t at = 0;
   BOOST_TEST_REQUIRE(prompts.size() >= 2u);
   for (const auto& ids : prompts) {
-    const distance x = compare(d.logits(ids, bounds.chunk), want.data() + at * vocab, vocab);
+    const auto [mean, median] = compare(d.logits(ids, bounds.chunk), want.data() + at * vocab, vocab);
     at += ids.size();
-    BOOST_TEST_MESSAGE(c.folder << " " << c.file << " " << ids.size() << " tokens: KL " << x.kl << " rel "
-                                << x.relative);
-    BOOST_TEST(x.kl <= bounds.kl, c.folder << " " << c.file << " KL " << x.kl);
-    BOOST_TEST(x.relative <= bounds.relative, c.folder << " " << c.file << " relative " << x.relative);
+    std::ostringstream said;
+    said << c.folder << " " << c.file << " " << ids.size() << " tokens: KL mean " << mean.kl << " median " << median.kl
+         << ", rel mean " << mean.relative << " median " << median.relative;
+    BOOST_TEST_MESSAGE(said.str());
+    const auto within = [&](const distance& x, double times) {
+      return x.kl <= times * bounds.kl && x.relative <= times * bounds.relative;
+    };
+    BOOST_TEST(within(mean, bounds.of_median ? 10 : 1), said.str());
+    if (bounds.of_median) BOOST_TEST(within(median, 1), said.str());
   }
   BOOST_TEST(at * vocab == want.size());
   if (!bounds.greedy) return;

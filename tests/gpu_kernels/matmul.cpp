@@ -117,7 +117,11 @@ BOOST_AUTO_TEST_CASE(products_are_close_to_f64) {
           for (std::uint32_t t = 0; t < s.n; ++t) x[std::size_t{t} * s.cols + c] *= 50;
         x = rounded(type, x);
         const double error = relative_error(p.run(x, s.n, s.max_tokens), reference(p, x, s.n));
-        const double bound = y_type == dtype::f32 ? 5e-5 : y_type == dtype::f16 ? 5e-4 : 2.5e-3;
+        // Few numbers may all lie just above a power of two, where half a unit is 2^-8 of them.
+        const double bound = y_type == dtype::f32   ? 5e-5
+                             : y_type == dtype::f16 ? 5e-4 + 5e-5
+                             : s.rows * s.n < 64    ? 0x1p-8 + 5e-5
+                                                    : 2.5e-3;
         BOOST_TEST(error <= bound, "type " << static_cast<int>(type) << ", " << s.rows << " x " << s.cols << ", n "
                                            << s.n << ": relative error " << error);
         double& w = y_type == dtype::f32 ? worst : worst_rounded;
