@@ -11,7 +11,7 @@
 
 #include "kernels/gpu/dense.hpp"
 #include "kernels/gpu/experts.hpp"
-#include "kernels/gpu/gemv.hpp"
+#include "kernels/gpu/gemv_experts.hpp"
 #include "perf/gpu_read.cuh"
 #include "perf/gpu_timing.hpp"
 
@@ -102,6 +102,14 @@ struct layer {
                           tile},
                          n, stream);
   }
+  cudaError_t gated(int i) {
+    return gated_expert_matmul({{gate_up, x, dtype::bf16, 2 * s.ffn, s.hidden, activated, dtype::bf16, s.ffn, false},
+                                gate_up_stride,
+                                routes[static_cast<std::size_t>(i)],
+                                true,
+                                tile},
+                               gate_activation::silu, n, stream);
+  }
   cudaError_t second(int i) {
     return expert_matmul({{down, activated, dtype::bf16, s.hidden, s.ffn, y, dtype::bf16, s.hidden, false},
                           down_stride,
@@ -112,6 +120,25 @@ struct layer {
   }
   cudaError_t combine(int i) {
     return combine_experts(y, dtype::bf16, routes[static_cast<std::size_t>(i)], s.hidden, out, true, number, n, stream);
+  }
+  void spread_router() const {
+    check(fill_normal(router, dtype::bf16, std::uint64_t{s.n_experts} * s.hidden, 0.05f, 3, stream));
+  }
+  /// The kernels for few tokens, which choose by what the router says of other activations than `route`.
+  cudaError_t few_route(int i) {
+    const std::byte* own = x_rows + std::uint64_t(i) % s.n_used * n * s.hidden * 2;  // others choose others
+    return gemv_route({router, own, dtype::bf16, s.hidden, {}, scores, true, routes[static_cast<std::size_t>(i)]},
+                      number, n, stream);
+  }
+  cudaError_t few_first(int i) {
+    return gemv_gated_experts(
+        {gate_up, gate_up_stride, x, dtype::bf16, 2 * s.ffn, s.hidden, routes[static_cast<std::size_t>(i)]},
+        gate_activation::silu, {}, activated, number, n, stream);
+  }
+  cudaError_t few_second(int i) {
+    return gemv_combine_experts(
+        {down, down_stride, activated, dtype::bf16, s.hidden, s.ffn, routes[static_cast<std::size_t>(i)]}, out, true,
+        number, n, stream);
   }
   double time(const std::function<cudaError_t(int)>& f) const {
     return perf::microseconds_in_graph(stream, n_steps, 20, f);
@@ -137,9 +164,9 @@ void measure(const shape& s, std::uint32_t n, double bandwidth) {
     return matmul({l.router, l.x, dtype::bf16, s.n_experts, s.hidden, l.scores, dtype::f32, s.n_experts, false},
                   l.number, n, l.stream);
   };
-  const auto gate = [&](int) {
-    return gated_activation(gate_activation::silu, l.both, nullptr, nullptr, l.activated, dtype::bf16, s.ffn, l.n_rows,
-                            static_cast<std::uint32_t>(l.rows), l.stream);
+  const auto read = [&](const char* what, double us, std::uint64_t bytes) {
+    std::printf("  %-18s %9.2f us  %5.1f %% of reading its weights\n", what, us,
+                100 * l.experts_read * static_cast<double>(bytes) / bandwidth / (us * 1e-6));
   };
   const auto in_order = [](auto... f) {
     return [=](int i) mutable {
@@ -153,20 +180,26 @@ void measure(const shape& s, std::uint32_t n, double bandwidth) {
   const auto second = [&](int i) { return l.second(i); };
   const auto combine = [&](int i) { return l.combine(i); };
   report("router", l.time(router));
-  if (const auto depth = n == 1 ? gemv_depth::eight : gemv_depth::four; n <= gemv_most_tokens)
-    report("router by a gemv", l.time([&](int) {
-      return gemv({l.router, l.x, dtype::bf16, s.n_experts, s.hidden, l.scores, dtype::f32, s.n_experts, false}, depth,
-                  l.number, n, l.stream);
-    }));
   report("route, combine", l.time(in_order(route, combine)));
   product("gate and up", l.time(first), static_cast<double>(l.gate_up_stride), l.gate_up, l.x_rows, l.both, 2 * s.ffn,
           s.hidden);
-  report("activation", l.time(gate));
+  read("with activation", l.time([&](int i) { return l.gated(i); }), l.gate_up_stride);
   product("down", l.time(second), static_cast<double>(l.down_stride), l.down, l.activated, l.y, s.hidden, s.ffn);
-  const double whole = l.time(in_order(router, route, first, gate, second, combine));
-  std::printf(
-      "  %-18s %9.2f us  %5.1f %% of reading its weights\n", "all", whole,
-      100 * l.experts_read * static_cast<double>(l.gate_up_stride + l.down_stride) / bandwidth / (whole * 1e-6));
+  const auto gated = [&](int i) { return l.gated(i); };
+  read("all", l.time(in_order(router, route, gated, second, combine)), l.gate_up_stride + l.down_stride);
+  if (n <= gemv_most_tokens) {
+    const auto few_route = [&](int i) { return l.few_route(i); };
+    const auto few_first = [&](int i) { return l.few_first(i); };
+    const auto few_second = [&](int i) { return l.few_second(i); };
+    for (int i = 0; i < n_steps; ++i) check(l.route(i));  // the choices that `experts_read` is of
+    read("gemv: gate and up", l.time(few_first), l.gate_up_stride);
+    read("gemv: down, sum", l.time(few_second), l.down_stride);
+    for (const expert_routes& r : l.routes) check(cudaMemsetAsync(r.counts, 0, s.n_experts * 4, l.stream));
+    check(cudaStreamSynchronize(l.stream));
+    l.spread_router();
+    report("gemv: router", l.time(few_route));
+    read("gemv: all", l.time(in_order(few_route, few_first, few_second)), l.gate_up_stride + l.down_stride);
+  }
   check(cudaStreamDestroy(l.stream));
   for (void* p : taken) check(cudaFree(p));
   taken.clear();
@@ -178,6 +211,6 @@ int main() {
   const double bandwidth = perf::read_bandwidth();
   std::printf("reads %.0f GB/s\n", 1e-9 * bandwidth);
   for (const shape& s : {shape{"Qwen3-30B-A3B", 128, 8, 2048, 768}, shape{"Mixtral 8x7B", 8, 2, 4096, 14336}})
-    for (const std::uint32_t n : {1u, 8u, 64u, 256u, 2048u}) measure(s, n, bandwidth);
+    for (const std::uint32_t n : {1u, 4u, 8u, 64u, 256u, 2048u}) measure(s, n, bandwidth);
   return 0;
 }

@@ -99,7 +99,7 @@ void products(int rounds) {
       for (const gemv_depth depth : {gemv_depth::two, gemv_depth::four, gemv_depth::eight}) {
         if (!can_gemv({weights, x, dtype::bf16, rows, cols, y, dtype::f32, rows, false}, depth, tokens)) continue;
         const double gemv_us = run(rows, cols, tokens, 12, [depth](const matmul_args& a, const std::uint32_t* count, std::uint32_t most, cudaStream_t s) {
-          return gemv(a, depth, count, most, s);
+          return gemv(a, {}, depth, count, most, s);
         });
         std::printf("   gemv%d %6.1f us %4.0f%%", static_cast<int>(depth), gemv_us, 100 * bytes / bandwidth / gemv_us);
       }

@@ -1,73 +1,23 @@
 #include "kernels/gpu/experts.hpp"
 
-#include <cmath>
-
 #include "kernels/gpu/dependent.cuh"
 #include "kernels/gpu/element.cuh"
+#include "kernels/gpu/route_token.cuh"
 
 namespace troupe::kernels::gpu {
 namespace {
 
 constexpr std::uint32_t route_warps = 4, group_threads = 256, combine_threads = 128;
-constexpr std::uint32_t all_lanes = 0xffffffffu;
 
-/// A logit as an unsigned number in the same order, never 0. NaN counts as -inf, -0 as 0.
-__device__ std::uint32_t ordered(float x) {
-  const std::uint32_t bits = __float_as_uint(x == x ? x + 0.0f : -INFINITY);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-__device__ float from_ordered(std::uint32_t key) { return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key); }
-
-/// A warp per token; lane l has the logits of experts l, l + 32, ... Bytes: n_experts * 4 per token.
+/// A warp per token.
 template <int per_lane>
 __global__ void __launch_bounds__(32 * route_warps)
     route_kernel(const float* logits, bool renormalized, expert_routes r, const std::uint32_t* n_tokens) {
   let_next_start();
   wait_for_previous();
-  const std::uint32_t lane = threadIdx.x % 32, t = blockIdx.x * route_warps + threadIdx.x / 32;
+  const std::uint32_t t = blockIdx.x * route_warps + threadIdx.x / 32;
   if (t >= *n_tokens) return;  // whole warps
-  logits += std::uint64_t{t} * r.n_experts;
-  std::uint32_t keys[per_lane];  // 0: no expert
-#pragma unroll
-  for (int i = 0; i < per_lane; ++i) keys[i] = 32 * i + lane < r.n_experts ? ordered(logits[32 * i + lane]) : 0;
-
-  std::uint32_t taken = 0, largest = 0;  // taken: bit i for expert 32 i + lane
-  for (std::uint32_t j = 0; j < r.n_used; ++j) {
-    std::uint32_t best = 0, expert = all_lanes;
-#pragma unroll
-    for (int i = 0; i < per_lane; ++i)
-      if (!(taken >> i & 1) && keys[i] > best) best = keys[i], expert = 32 * i + lane;
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
-      const std::uint32_t other = __shfl_xor_sync(all_lanes, best, step);
-      const std::uint32_t other_expert = __shfl_xor_sync(all_lanes, expert, step);
-      if (other > best || (other == best && other_expert < expert)) best = other, expert = other_expert;
-    }
-    if (j == 0) largest = best;
-    if (expert % 32 == lane) taken |= 1u << expert / 32;
-  }
-
-  const float top = from_ordered(largest);
-  float weights[per_lane], sum = 0;  // of what the weights are shares of
-#pragma unroll
-  for (int i = 0; i < per_lane; ++i) {
-    weights[i] = keys[i] ? expf(from_ordered(keys[i]) - top) : 0.0f;
-    if (!renormalized || taken >> i & 1) sum += weights[i];
-  }
-  sum = warp_sum(sum);
-  std::uint32_t place = t * r.n_used;
-#pragma unroll
-  for (int i = 0; i < per_lane; ++i) {
-    const bool mine = taken >> i & 1;
-    const std::uint32_t all = __ballot_sync(all_lanes, mine);
-    if (mine) {
-      const std::uint32_t at = place + __popc(all & ((1u << lane) - 1));
-      r.chosen[at] = 32 * i + lane;
-      r.shares[at] = __fdiv_rn(weights[i], sum);
-      atomicAdd(r.counts + 32 * i + lane, 1u);
-    }
-    place += __popc(all);
-  }
+  route_token<per_lane, true>(logits, renormalized, r, t);
 }
 
 /// The sum over a block's threads, on each of them. `parts`: a word per warp, not in use.

@@ -19,4 +19,17 @@ __device__ float activate(float x) {
   }
 }
 
+/// The same for all threads.
+__device__ inline float activate(gate_activation activation, float x) {
+  switch (activation) {
+    case gate_activation::gelu_tanh:
+      return activate<gate_activation::gelu_tanh>(x);
+    case gate_activation::gelu_erf:
+      return activate<gate_activation::gelu_erf>(x);
+    case gate_activation::silu:
+      break;
+  }
+  return activate<gate_activation::silu>(x);
+}
+
 }  // namespace troupe::kernels::gpu

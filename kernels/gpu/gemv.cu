@@ -89,9 +89,9 @@ bool can_gemv(const matmul_args& a, gemv_depth depth, std::uint32_t max_tokens) 
          a.type != dtype::f32 && (!a.accumulate || a.y_type == dtype::f32);
 }
 
-cudaError_t gemv(const matmul_args& a, gemv_depth depth, const std::uint32_t* n_tokens, std::uint32_t max_tokens,
-                 cudaStream_t stream) {
-  return launch<false, gate_activation::silu>(a, {}, depth, n_tokens, max_tokens, stream);
+cudaError_t gemv(const matmul_args& a, const rms_scale& scale, gemv_depth depth, const std::uint32_t* n_tokens,
+                 std::uint32_t max_tokens, cudaStream_t stream) {
+  return launch<false, gate_activation::silu>(a, scale, depth, n_tokens, max_tokens, stream);
 }
 
 cudaError_t gemv_gated(const matmul_args& a, gate_activation activation, const rms_scale& scale, gemv_depth depth,

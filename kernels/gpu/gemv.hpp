@@ -14,16 +14,17 @@ enum class gemv_depth : std::uint8_t { two = 2, four = 4, eight = 8 };
 /// Whether `gemv` takes this product: f16 or bf16, cols a multiple of 8, 1, 2 or 4 tokens at most.
 bool can_gemv(const matmul_args&, gemv_depth, std::uint32_t max_tokens);
 
-/// As `matmul`, but the order of a sum is this kernel's own. A warp per weight row; the first loads are on their way
-/// before the kernel before this one has ended. Bytes: the weights; activations come from L1.
-cudaError_t gemv(const matmul_args&, gemv_depth, const std::uint32_t* n_tokens, std::uint32_t max_tokens, cudaStream_t);
-
 /// An activation x that its producer left undivided by its root mean square: x / sqrt(sum of squares / cols + eps).
 struct rms_scale {
   const float* squares = nullptr;  ///< [n_squares], parts of the sum; null: x is as it should be
   std::uint32_t n_squares = 0;     ///< a multiple of 4
   float eps = 0;
 };
+
+/// As `matmul`, but the order of a sum is this kernel's own. A warp per weight row; the first loads are on their way
+/// before the kernel before this one has ended. Bytes: the weights; activations come from L1. A scale: one token.
+cudaError_t gemv(const matmul_args&, const rms_scale&, gemv_depth, const std::uint32_t* n_tokens,
+                 std::uint32_t max_tokens, cudaStream_t);
 
 /// The first half of a gated MLP in one: weight is [gate rows | up rows], args.rows together, and
 /// y[t][i] = act(gate_i x_t) * (up_i x_t) for i < rows / 2, of args.type; f32 in between. No bias. A scale: one token.

@@ -1,60 +1,14 @@
-#include "kernels/gpu/exchange.cuh"
-#include "kernels/gpu/gemv_rows.cuh"
+#include "kernels/gpu/gemv_residual.cuh"
 
 namespace troupe::kernels::gpu {
 namespace {
 
 using bf16 = __nv_bfloat16;
 
-/// Warp w: row w. Block b: the squares of rows 4 b to 4 b + 3. Grouped: lane q has rank q's part of the row.
-template <int depth, bool grouped>
-__global__ void __launch_bounds__(32 * gemv_warps)
-    residual_kernel(const __grid_constant__ gemv_residual_args a, const std::uint32_t* n_tokens) {
-  __shared__ float squares[gemv_warps];
-  const std::uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = blockIdx.x * gemv_warps + warp;
-  const std::uint32_t packets = a.cols / 8;
-  let_next_start();
-  row_stream<depth> w[1];
-  w[0].row = static_cast<const uint4*>(a.weight) + std::uint64_t{row} * packets;
-  w[0].packets = packets;
-  w[0].load(0);
-  const float weight = a.norm_weight[row];
-  wait_for_previous();
-  if (*n_tokens == 0) return;
-  const float before = a.h[row];
-  float product[1][1] = {};
-  float h;
-  if constexpr (grouped) {
-    const exchange_end end(a.group);
-    const std::uint32_t rank = a.group.memory.rank, size = a.group.memory.size;
-    add_rows<bf16>(w, static_cast<const uint4*>(a.x), packets, 1, product);
-    float part = warp_sum(product[0][0]);
-    if (lane < size && lane != rank) {
-      end.send(lane, row, part);
-      part = end.receive(lane, row);
-    }
-    __syncwarp();
-    float sum = __shfl_sync(0xffffffffu, part, 0);
-    for (std::uint32_t q = 1; q < size; ++q) sum += __shfl_sync(0xffffffffu, part, static_cast<int>(q));
-    h = before + sum;
-  } else {
-    add_rows<bf16>(w, static_cast<const uint4*>(a.x), packets, 1, product);
-    h = before + warp_sum(product[0][0]);
-  }
-  if (lane == 0) {
-    a.h[row] = h;
-    static_cast<bf16*>(a.weighted)[row] = element<bf16>::put(h * weight);
-    squares[warp] = h * h;
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) a.squares[blockIdx.x] = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-}
-
-template <bool grouped>
-auto residual_kernel_of(gemv_depth depth) {
-  return depth == gemv_depth::two    ? residual_kernel<2, grouped>
-         : depth == gemv_depth::four ? residual_kernel<4, grouped>
-                                     : residual_kernel<8, grouped>;
+template <class F>
+auto with_depth(gemv_depth depth, F&& f) {
+  if (depth == gemv_depth::two) return f.template operator()<2>();
+  return depth == gemv_depth::four ? f.template operator()<4>() : f.template operator()<8>();
 }
 
 template <class T>
@@ -131,20 +85,11 @@ __global__ void __launch_bounds__(32 * gemv_warps)
 
 cudaError_t gemv_residual(const gemv_residual_args& a, gemv_depth depth, const std::uint32_t* n_tokens,
                           cudaStream_t stream) {
-  const exchange_memory& m = a.group.memory;
-  if (a.cols % 8 != 0 || a.rows % gemv_warps != 0) return cudaErrorInvalidValue;
-  if (m.size > 1 && (m.size > exchange_memory::most_ranks || a.rows > m.capacity || m.capacity % 4 != 0))
-    return cudaErrorInvalidValue;
-  const auto kernel = m.size > 1 ? residual_kernel_of<true>(depth) : residual_kernel_of<false>(depth);
-  return launch_dependent(kernel, a.rows / gemv_warps, 32 * gemv_warps, 0, stream, a, n_tokens);
+  return with_depth(depth, [&]<int d>() { return launch_residual<dense_row<d>>(a, {}, n_tokens, stream); });
 }
 
 bool can_gemv_residual_in_group(std::uint32_t rows, gemv_depth depth, std::uint32_t n_sms) {
-  int blocks = 0;
-  if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, residual_kernel_of<true>(depth), 32 * gemv_warps, 0) !=
-      cudaSuccess)
-    return false;
-  return std::uint64_t{static_cast<std::uint32_t>(blocks)} * n_sms >= rows / gemv_warps;
+  return with_depth(depth, [&]<int d>() { return residual_fits<dense_row<d>>(rows, n_sms); });
 }
 
 bool can_gemv_qkv(const rope_store_args& r) {

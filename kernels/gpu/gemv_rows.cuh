@@ -39,11 +39,12 @@ struct row_stream {
   }
 };
 
-/// sum[s][t] += row s times the activations x[t] of this lane's packets; the first ones are on their way.
+/// sum[s][t] += row s times the activations x[t] of this lane's packets; the first ones are on their way. x[t] begins
+/// t * stride packets on.
 template <class T, int depth, int streams, int tokens>
-__device__ void add_rows(row_stream<depth> (&w)[streams], const uint4* x, std::uint32_t packets, std::uint32_t n,
+__device__ void add_rows(row_stream<depth> (&w)[streams], const uint4* x, std::uint32_t stride, std::uint32_t n,
                          float (&sum)[streams][tokens]) {
-  const std::uint32_t lane = threadIdx.x % 32;
+  const std::uint32_t lane = threadIdx.x % 32, packets = w[0].packets;
   for (std::uint32_t first = 0; first < packets; first += 32 * depth) {
     uint4 now[streams][depth];
 #pragma unroll
@@ -59,7 +60,7 @@ __device__ void add_rows(row_stream<depth> (&w)[streams], const uint4* x, std::u
 #pragma unroll
       for (int t = 0; t < tokens; ++t) {
         if (t >= n) continue;
-        const uint4 v = x[t * packets + p];
+        const uint4 v = x[t * stride + p];
 #pragma unroll
         for (int s = 0; s < streams; ++s) sum[s][t] = add_packet<T>(sum[s][t], now[s][u], v);
       }

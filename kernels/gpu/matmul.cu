@@ -50,7 +50,7 @@ cudaError_t launch_stream(const matmul_args& a, const Rows& rows, unsigned n_til
   constexpr int bytes = n_stages * (R / 8 + N / 8) * n_stream_threads * 16;
   static_assert(bytes <= 99 * 1024 && bytes >= static_cast<int>(max_segments) * N * (R + 4) * 4);
   return launch(stream_kernel<T, Y, R, N, n_stages, Rows>,
-                dim3(tiles(Rows::gated ? a.rows / 2 : a.rows, block_rows<Rows, R>::n_out), n_tiles), n_stream_threads,
+                dim3(n_tiles, tiles(Rows::gated ? a.rows / 2 : a.rows, block_rows<Rows, R>::n_out)), n_stream_threads,
                 bytes, a, rows, stream);
 }
 
@@ -67,11 +67,17 @@ cudaError_t launch_tile(const matmul_args& a, const Rows& rows, unsigned n_tiles
 template <class T, class Y, class Rows>
 cudaError_t matmul_mma(const matmul_args& a, const Rows& rows, std::uint32_t tile_rows, unsigned n_tiles,
                        cudaStream_t stream) {
-  if (tile_rows == 8) return launch_stream<T, Y, 16, 8, 8>(a, rows, n_tiles, stream);
-  // Taller blocks read x less often, lower ones fill the card.
-  if (tile_rows == 16)
+  // Taller blocks read x less often, lower ones fill the card. A queue longer than a segment is room that another block
+  // of the processor lacks.
+  const bool is_short = segment_columns(a.cols) <= 3 * block_columns;
+  if (tile_rows == 8)
+    return is_short ? launch_stream<T, Y, 16, 8, 4>(a, rows, n_tiles, stream)
+                    : launch_stream<T, Y, 16, 8, 8>(a, rows, n_tiles, stream);
+  if (tile_rows == 16) {
+    if (is_short) return launch_stream<T, Y, 16, 16, 4>(a, rows, n_tiles, stream);
     return a.rows > 2048 ? launch_stream<T, Y, 32, 16, 4>(a, rows, n_tiles, stream)
                          : launch_stream<T, Y, 16, 16, 6>(a, rows, n_tiles, stream);
+  }
   if (tile_rows == 32) return launch_stream<T, Y, 32, 32, 3>(a, rows, n_tiles, stream);
   if (tile_rows == 64) return launch_tile<T, Y, 64, 64, 32, 32, 10>(a, rows, n_tiles, stream);
   if (tile_rows != 128) return cudaErrorInvalidValue;
@@ -97,7 +103,10 @@ cudaError_t tile_rows_of(const matmul_args& a, std::uint32_t max_tokens, std::ui
   }
   card c;
   if (const cudaError_t code = ask(c)) return code;
-  tile_rows = tiles(a.rows, 128) * tiles(max_tokens, 128) < static_cast<unsigned>(c.n_sms) ? 64 : 128;
+  // What takes few processors is bound by how fast one block walks along K, where streams walk eight segments at once.
+  const auto fill = [&](std::uint32_t size) { return tiles(a.rows, size) * tiles(max_tokens, size); };
+  const auto n_sms = static_cast<unsigned>(c.n_sms);
+  tile_rows = 2 * fill(64) < n_sms ? 32 : fill(128) < n_sms ? 64 : 128;
   return cudaSuccess;
 }
 

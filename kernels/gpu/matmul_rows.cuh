@@ -65,15 +65,7 @@ __device__ float finished(const Rows& rows, std::uint32_t o, const Sum& sum) {
   if constexpr (Rows::gated) {
     const std::uint32_t r = o / 8 * 16 + o % 8;
     const float gate = sum(r), up = sum(r + 8);
-    switch (rows.activation) {
-      case gate_activation::gelu_tanh:
-        return activate<gate_activation::gelu_tanh>(gate) * up;
-      case gate_activation::gelu_erf:
-        return activate<gate_activation::gelu_erf>(gate) * up;
-      case gate_activation::silu:
-        break;
-    }
-    return activate<gate_activation::silu>(gate) * up;
+    return activate(rows.activation, gate) * up;
   } else {
     return sum(o);
   }

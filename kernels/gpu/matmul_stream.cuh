@@ -9,15 +9,15 @@ namespace troupe::kernels::gpu::matmul_kernels {
 /// Weights streamed: rows x 64 bytes per block of columns and warp.
 constexpr int n_stream_threads = static_cast<int>(max_segments) * 32;
 
-/// Block (i, j): weight rows R i ..., tile j of up to N tokens; warp s: segment s. Bytes moved: R x cols weights and at
-/// most N x cols of x per block.
+/// Block (i, j): tile i of up to N tokens, weight rows R j ...; warp s: segment s. Bytes moved: R x cols weights and at
+/// most N x cols of x per block. Tiles of one expert are neighbours, which read its rows from memory once.
 template <class T, class Y, int R, int N, int n_stages, class Rows>
 __global__ __launch_bounds__(n_stream_threads) void stream_kernel(const matmul_args a, const Rows rows) {
   constexpr int n_low = R / 8, n_pieces = n_low + N / 8;  // 16-byte pieces per lane and block of columns
   uint4* const queue = dynamic_shared<uint4>();           // [stage][piece][thread]
   begin<Rows>();
-  const token_tile tile = rows.tile(blockIdx.y, N);
-  const block_rows<Rows, R> own(a, blockIdx.x);
+  const token_tile tile = rows.tile(blockIdx.x, N);
+  const block_rows<Rows, R> own(a, blockIdx.y);
   const std::uint32_t n = tile.end, first_token = tile.first, first_row = own.first_out;
   if (first_token >= n) return;
   const std::uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, segment = threadIdx.x / 32;

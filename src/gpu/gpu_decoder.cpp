@@ -170,8 +170,8 @@ gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, std::shared_ptr<
            !w.down_bias;
   });
   // Of a norm's two halves the first is in bf16: without a division before it, f16 could overflow.
-  fuses_one_token_ = plain_layers && c_.n_experts == 0 && (!group_ || exchanges(1)) && !options_.deterministic &&
-                     options_.compute == dtype::bf16 && c_.hidden % 16 == 0;
+  fuses_one_token_ = plain_layers && (c_.n_experts == 0 || few_experts(1)) && (!group_ || exchanges(1)) &&
+                     !options_.deterministic && options_.compute == dtype::bf16 && c_.hidden % 16 == 0;
 }
 
 g::attention_shape gpu_decoder::attention_shape(const bucket& b) const { return shape_for(c_, shape_, n_sms_, b); }
@@ -204,7 +204,7 @@ result<void> gpu_decoder::forward(const bucket& b, const step_layout& l, std::by
   const g::step_header* header = step_layout::header(inputs);
   checked ok;
   begin(ok, b, l, inputs, last_token, stream);
-  const one_token_plan one = plan_one_token(b, rope_args(0, l, inputs));
+  const one_token_plan one = plan_one_token(b);
   for (std::uint32_t i = 0; i < c_.n_layers && ok.ok(); ++i) {
     if (one.any())
       one_token_layer(ok, i, one, b, l, inputs, stream);

@@ -7,6 +7,7 @@
 #include "kernels/gpu/dense.hpp"
 #include "kernels/gpu/experts.hpp"
 #include "kernels/gpu/gemv.hpp"
+#include "kernels/gpu/gemv_experts.hpp"
 #include "kernels/gpu/group.hpp"
 #include "src/gpu/communicator.hpp"
 #include "src/gpu/device_weights.hpp"
@@ -91,16 +92,24 @@ class gpu_decoder {
   /// From the normed stream to what is added to the stream, or this rank's part of it.
   void feed_forward(checked&, std::uint32_t layer, const bucket&, const std::uint32_t* n_tokens, cudaStream_t);
   void experts(checked&, std::uint32_t layer, const bucket&, const std::uint32_t* n_tokens, cudaStream_t);
+  /// Whether a step of so many tokens takes the kernels of gemv_experts.hpp.
+  bool few_experts(std::uint32_t n_tokens) const;
+  /// Up to the activation of every chosen expert.
+  void gate_few_experts(checked&, std::uint32_t layer, const kernels::gpu::rms_scale&, const bucket&,
+                        const std::uint32_t* n_tokens, cudaStream_t);
+  kernels::gpu::expert_gemv_args down_of_experts(std::uint32_t layer) const;
   kernels::gpu::rope_store_args rope_args(std::uint32_t layer, const step_layout&, std::byte* inputs) const;
   void attention(checked&, std::uint32_t layer, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);
   /// The products of a layer of one token that take over what stands between products (gemv.hpp); the others are as
   /// in any step.
   struct one_token_plan {
     std::optional<kernels::gpu::gemv_depth> qkv, o, gate_up, down;
-    bool any() const { return qkv || o || gate_up || down; }
+    bool experts = false;  ///< what gate_up says of a dense MLP
+    bool any() const { return qkv || o || gate_up || down || experts; }
   };
-  one_token_plan plan_one_token(const bucket&, const kernels::gpu::rope_store_args&);
+  one_token_plan plan_one_token(const bucket&);
   std::optional<kernels::gpu::gemv_depth> residual_depth(const linear&, const void* x);
+  std::optional<kernels::gpu::gemv_depth> depth_in_group(std::uint32_t rows, kernels::gpu::gemv_depth most) const;
   void one_token_layer(checked&, std::uint32_t layer, const one_token_plan&, const bucket&, const step_layout&,
                        std::byte* inputs, cudaStream_t);
 

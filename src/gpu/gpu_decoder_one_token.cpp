@@ -6,24 +6,36 @@ namespace troupe::gpu {
 namespace g = kernels::gpu;
 using kernels::dtype;
 
-gpu_decoder::one_token_plan gpu_decoder::plan_one_token(const bucket& b, const g::rope_store_args& rope) {
+gpu_decoder::one_token_plan gpu_decoder::plan_one_token(const bucket& b) {
   if (b.tokens != 1 || !fuses_one_token_) return {};
   const layer_weights& w = weights_.layers.front();
   one_token_plan p;
-  p.gate_up = products_.gemv_of(w.gate_up, {normed_, gate_up_, dtype::bf16, w.gate_up.rows}, 1);
-  if (g::can_gemv_qkv(rope)) p.qkv = products_.gemv_of(w.qkv, {normed_, qkv_, dtype::bf16, w.qkv.rows}, 1);
-  // These leave half of a norm to the next product, which must take it.
-  if (p.gate_up) p.o = residual_depth(w.o, attended_);
-  if (p.qkv) p.down = residual_depth(w.down, activated_);
+  p.experts = c_.n_experts > 0;
+  if (!p.experts) p.gate_up = products_.gemv_of(w.gate_up, {normed_, gate_up_, dtype::bf16, w.gate_up.rows}, 1);
+  p.qkv = products_.gemv_of(w.qkv, {normed_, qkv_, dtype::bf16, w.qkv.rows}, 1);
+  // These leave half of a norm to the next product, which must take it. What leads to a router is the same on all ranks
+  // (experts), so it is not for their clocks to choose.
+  if (p.experts && group_)
+    p.o = depth_in_group(w.o.rows, g::gemv_depth::four);
+  else if (p.experts || p.gate_up)
+    p.o = residual_depth(w.o, attended_);
+  if (!p.qkv) return p;
+  if (!p.experts)
+    p.down = residual_depth(w.down, activated_);
+  else if (!group_ || g::can_gemv_residual_experts_in_group(w.down.rows, group_->direct()->n_sms()))
+    p.down = g::gemv_depth::eight;
   return p;
 }
 
-/// Of a group's kernel no more loads at once than leave room for all its blocks on a card, which wait for one another.
 std::optional<g::gemv_depth> gpu_decoder::residual_depth(const linear& w, const void* x) {
   const auto timed = products_.gemv_of(w, residual(x, 1), 1);
-  if (!timed || !group_) return timed;
+  return timed && group_ ? depth_in_group(w.rows, *timed) : timed;
+}
+
+/// Of a group's kernel no more loads at once than leave room for all its blocks on a card, which wait for one another.
+std::optional<g::gemv_depth> gpu_decoder::depth_in_group(std::uint32_t rows, g::gemv_depth most) const {
   for (const g::gemv_depth depth : {g::gemv_depth::eight, g::gemv_depth::four, g::gemv_depth::two})
-    if (depth <= *timed && g::can_gemv_residual_in_group(w.rows, depth, group_->direct()->n_sms())) return depth;
+    if (depth <= most && g::can_gemv_residual_in_group(rows, depth, group_->direct()->n_sms())) return depth;
   return std::nullopt;
 }
 
@@ -32,29 +44,49 @@ void gpu_decoder::one_token_layer(checked& ok, std::uint32_t i, const one_token_
   const layer_weights& w = weights_.layers[i];
   const std::uint32_t* n = &step_layout::header(inputs)->n_tokens;
   const auto dense = [](const linear& x) { return x.parts.front().dense; };
-  const auto residual_product = [&](const linear& x, const void* from, const float* next_norm, std::uint32_t sum,
-                                    g::gemv_depth depth) {
-    ok(g::gemv_residual({dense(x), from, x.rows, x.cols, h_, next_norm, normed_, squares_,
-                         group_ ? exchange(sum, inputs) : g::exchange_call{}},
-                        depth, n, stream),
-       "gemv_residual");
+  const auto residual_args = [&](const linear& x, const void* from, const float* next_norm, std::uint32_t sum) {
+    return g::gemv_residual_args{dense(x), from,     x.rows,
+                                 x.cols,   h_,       next_norm,
+                                 normed_,  squares_, group_ ? exchange(sum, inputs) : g::exchange_call{}};
   };
   const g::rms_scale normed, half_normed{squares_, c_.hidden / 4, c_.rms_eps};
 
-  if (plan.qkv)
-    ok(g::gemv_qkv(
-           {dense(w.qkv), normed_, c_.hidden, i > 0 && plan.down ? half_normed : normed, rope_args(i, l, inputs)},
-           *plan.qkv, n, stream),
-       "gemv_qkv");
-  else
+  if (plan.qkv) {
+    const g::rms_scale& scale = i > 0 && plan.down ? half_normed : normed;
+    if (const g::rope_store_args rope = rope_args(i, l, inputs); g::can_gemv_qkv(rope)) {
+      ok(g::gemv_qkv({dense(w.qkv), normed_, c_.hidden, scale, rope}, *plan.qkv, n, stream), "gemv_qkv");
+    } else {
+      ok(g::gemv({dense(w.qkv), normed_, dtype::bf16, w.qkv.rows, w.qkv.cols, qkv_, dtype::bf16, w.qkv.rows, false},
+                 scale, *plan.qkv, n, 1, stream),
+         "gemv");
+      ok(g::rope_and_store(rope, n, 1, stream), "rope_and_store");
+    }
+  } else {
     project(ok, i, b, l, inputs, stream);
+  }
   attention(ok, i, b, l, inputs, stream);
 
   if (plan.o) {
-    residual_product(w.o, attended_, w.ffn_norm, 2 * i + 1, *plan.o);
+    ok(g::gemv_residual(residual_args(w.o, attended_, w.ffn_norm, 2 * i + 1), *plan.o, n, stream), "gemv_residual");
   } else {
     ok(products_.run(w.o, residual(attended_, 1), n, 1, stream));
     between_halves(ok, i, b, inputs, stream);
+  }
+  const bool last = i + 1 == c_.n_layers;
+  if (plan.experts) {
+    const g::expert_gemv_args down = down_of_experts(i);
+    gate_few_experts(ok, i, plan.o ? half_normed : normed, b, n, stream);
+    if (plan.down && !last) {
+      ok(g::gemv_residual_experts(
+             down, residual_args(w.down, nullptr, weights_.layers[i + 1].attention_norm, 2 * i + 2), n, stream),
+         "gemv_residual_experts");
+    } else {
+      const product sum = residual(nullptr, 1);
+      ok(g::gemv_combine_experts(down, static_cast<float*>(sum.y), sum.accumulate, n, 1, stream),
+         "gemv_combine_experts");
+      between_layers(ok, i, b, inputs, stream);
+    }
+    return;
   }
   if (plan.gate_up)
     ok(g::gemv_gated({dense(w.gate_up), normed_, dtype::bf16, w.gate_up.rows, w.gate_up.cols, activated_, dtype::bf16,
@@ -63,8 +95,10 @@ void gpu_decoder::one_token_layer(checked& ok, std::uint32_t i, const one_token_
        "gemv_gated");
   else
     gate(ok, i, b, n, stream);
-  if (plan.down && i + 1 < c_.n_layers) {
-    residual_product(w.down, activated_, weights_.layers[i + 1].attention_norm, 2 * i + 2, *plan.down);
+  if (plan.down && !last) {
+    ok(g::gemv_residual(residual_args(w.down, activated_, weights_.layers[i + 1].attention_norm, 2 * i + 2), *plan.down,
+                        n, stream),
+       "gemv_residual");
   } else {
     ok(products_.run(w.down, residual(activated_, 1), n, 1, stream));
     between_layers(ok, i, b, inputs, stream);

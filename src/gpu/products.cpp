@@ -130,7 +130,7 @@ result<void> products::launch(const choice& c, const linear_part& part, std::uin
     case choice::maker::matmul:
       return check(kernels::gpu::matmul(args, n, max_tokens, stream), "matmul");
     default:
-      return check(kernels::gpu::gemv(args, *depth_of(c.who), n, max_tokens, stream), "gemv");
+      return check(kernels::gpu::gemv(args, {}, *depth_of(c.who), n, max_tokens, stream), "gemv");
   }
 }
 

@@ -186,7 +186,7 @@ BOOST_AUTO_TEST_CASE(gemv_is_close_to_f64) {
   std::mt19937 rng(6);
   const auto gemv_of = [](gemv_depth depth) {
     return [depth](const matmul_args& a, const std::uint32_t* n, std::uint32_t max_tokens, cudaStream_t s) {
-      return gemv(a, depth, n, max_tokens, s);
+      return gemv(a, {}, depth, n, max_tokens, s);
     };
   };
   for (dtype type : {dtype::f16, dtype::bf16}) {
