@@ -8,7 +8,8 @@
 
 // Two kernels. scan: many blocks per row read the logits once; they find the largest value and the raw logits' sum, and
 // throw a row's unfiltered draw, naming the few tokens that can have won it. finish: a block per row puts that together
-// for most rows at once; filtered rows, and rows that wait for a mask, are gone through there again.
+// for most rows at once; filtered rows, and rows that wait for a mask, are gone through there again. Around them: what
+// slots begin with, and the results' way out.
 
 namespace troupe::kernels::gpu {
 namespace {
@@ -178,6 +179,38 @@ __global__ __launch_bounds__(n_scan_threads) void scan_kernel(const sample_args 
   }
 }
 
+/// Volatile, so that a line of an earlier plan is not taken out of a cache. By words of 8 bytes, since a volatile
+/// vector is read member by member: a warp then asks for the same bytes of the bus several times.
+using word = std::uint64_t;
+static_assert(sizeof(slot_sampling) % sizeof(word) == 0 && sizeof(bias_entry) == sizeof(word));
+constexpr unsigned n_entry_words = sizeof(slot_entry) / sizeof(word);
+constexpr unsigned n_admit_threads = 256;
+constexpr unsigned n_admit_trips = 4;  // words that a thread has on their way at once
+
+/// Block i: entry i.
+__global__ __launch_bounds__(n_admit_threads) void admit_slots_kernel(const volatile word* entries,
+                                                                      const volatile word* from,
+                                                                      slot_sampling* sampling, bias_entry* biases) {
+  __shared__ word held[n_entry_words];  // one trip for what all threads need
+  if (threadIdx.x < n_entry_words) held[threadIdx.x] = entries[std::size_t{blockIdx.x} * n_entry_words + threadIdx.x];
+  __syncthreads();
+  const slot_entry& e = reinterpret_cast<const slot_entry&>(held);
+  if (threadIdx.x < sizeof(slot_sampling) / sizeof(word))
+    reinterpret_cast<word*>(sampling + e.slot)[threadIdx.x] = held[threadIdx.x];
+  const std::uint32_t n = e.sampling.n_biases;
+  from += e.first_bias;
+  word* const to = reinterpret_cast<word*>(biases + e.sampling.bias_offset);
+  for (std::uint32_t first = threadIdx.x; first < n; first += n_admit_trips * n_admit_threads) {
+    word w[n_admit_trips];
+#pragma unroll
+    for (unsigned j = 0; j < n_admit_trips; ++j)
+      if (const std::uint32_t i = first + j * n_admit_threads; i < n) w[j] = from[i];
+#pragma unroll
+    for (unsigned j = 0; j < n_admit_trips; ++j)
+      if (const std::uint32_t i = first + j * n_admit_threads; i < n) to[i] = w[j];
+  }
+}
+
 __global__ void clear_counts_kernel(const count_reset* resets, const std::uint32_t* n, std::uint32_t* counts,
                                     std::uint32_t vocab) {
   if (blockIdx.y >= *n) return;
@@ -229,6 +262,14 @@ cudaError_t sample(const sample_args& a, cudaStream_t stream) {
   const dim3 grid(chunks_of(a.vocab), a.max_rows);
   if (const cudaError_t code = launch_kernel(scan_kernel, grid, n_scan_threads, 0, stream, a, parts)) return code;
   return finish_samples(a, parts, stream);
+}
+
+cudaError_t admit_slots(const slot_entry* pinned_entries, std::uint32_t n, const bias_entry* pinned_biases,
+                        slot_sampling* sampling, bias_entry* biases, cudaStream_t stream) {
+  if (n == 0) return cudaSuccess;
+  return launch_kernel(admit_slots_kernel, n, n_admit_threads, 0, stream,
+                       reinterpret_cast<const volatile word*>(pinned_entries),
+                       reinterpret_cast<const volatile word*>(pinned_biases), sampling, biases);
 }
 
 cudaError_t reset_counts(const count_reset* resets, const std::uint32_t* n, std::uint32_t max_n,

@@ -20,6 +20,18 @@ struct slot_sampling {
   bool penalizes;
 };
 
+/// An admission as it lies in pinned memory.
+struct slot_entry {
+  slot_sampling sampling;
+  std::uint32_t slot;
+  std::uint32_t first_bias;  ///< of sampling.n_biases among the pinned biases
+};
+static_assert(sizeof(slot_entry) == 64);
+/// sampling[slot] and the slot's biases, at its bias_offset, become what n entries of different slots say. Entries and
+/// their biases must stay until the kernel is done.
+cudaError_t admit_slots(const slot_entry* pinned_entries, std::uint32_t n, const bias_entry* pinned_biases,
+                        slot_sampling* sampling, bias_entry* biases, cudaStream_t);
+
 /// One output of the step.
 struct sample_row {
   std::uint32_t slot;

@@ -110,7 +110,7 @@ result<void> gpu_backend::launch(std::shared_ptr<const model::step_plan> owned) 
   f.launched = start;
   f.queued = !flights_.empty();
   // What waits for the stream further down must not wait for a step there whose masks only we can hand over.
-  if (plan->kind() == model::plan_kind::warm_up || slot_admissions::waits(*plan))
+  if (plan->kind() == model::plan_kind::warm_up || admissions_->waits(*plan))
     if (gates_ && gates_->advance())
       if (auto ok = wait(); !ok) return ok;
   if (plan->kind() == model::plan_kind::warm_up) {

@@ -1,8 +1,6 @@
 #include "src/gpu/slot_admissions.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 namespace troupe::gpu {
 
@@ -19,11 +17,14 @@ slot_admissions::space slot_admissions::lay_out(layout& l, const model::rank_sha
 
 result<slot_admissions> slot_admissions::make(const model::rank_shape& s, const space& at, std::byte* base) {
   slot_admissions a;
-  a.shape_ = s;
+  a.room_ = room_of(s);
+  a.vocab_ = s.vocab;
   layout l;
-  l.add<staged>(batch);
-  a.reset_at_ = l.add<g::count_reset>(2);  // the second one's room holds the count
-  a.history_at_ = l.add<std::int32_t>(s.max_model_len);
+  l.add<g::slot_entry>(a.room_.slots);
+  a.biases_at_ = l.add<g::bias_entry>(a.room_.biases);
+  a.resets_at_ = l.add<g::count_reset>(a.room_.slots);
+  a.n_resets_at_ = l.add<std::uint32_t>(1);
+  a.history_at_ = l.add<std::int32_t>(a.room_.tokens);
   a.turn_bytes_ = l.bytes();
   auto m = memory::pinned(a.turn_bytes_ * turns, "admissions");
   if (!m) return m.take_error();
@@ -45,59 +46,70 @@ bool penalizes_of(const model::slot_admit& a) {
   return a.repetition_penalty != 1.0f || a.frequency_penalty != 0.0f || a.presence_penalty != 0.0f;
 }
 
+/// Of the staging memory, beside an entry.
+struct need {
+  std::uint32_t biases, tokens;
+};
+need need_of(const model::slot_admit& a, const slot_admissions::room& r) {
+  return {std::min(a.bias_count, slot_admissions::max_biases),
+          penalizes_of(a) ? std::min(a.history_count, r.tokens) : 0u};
+}
+
 }  // namespace
 
-bool slot_admissions::waits(const model::step_plan_view& plan) {
-  return plan.admits().size() > batch || std::ranges::count_if(plan.admits(), penalizes_of) > 1;
+slot_admissions::room slot_admissions::room_of(const model::rank_shape& s) {
+  constexpr std::uint32_t most_biased = 16;  // slots with all their biases, which few requests have
+  return {s.max_slots, std::min(s.max_slots, most_biased) * max_biases, s.max_model_len};
+}
+
+std::size_t slot_admissions::fitting(std::span<const model::slot_admit> admits, const room& r) {
+  std::uint64_t biases = 0, tokens = 0;
+  for (std::size_t i = 0; i < admits.size(); ++i) {
+    const need n = need_of(admits[i], r);
+    if (i == r.slots || (biases += n.biases) > r.biases || (tokens += n.tokens) > r.tokens) return i;
+  }
+  return admits.size();
 }
 
 result<void> slot_admissions::admit(const model::step_plan_view& plan, std::uint32_t turn, cudaStream_t stream) {
-  const auto admits = plan.admits();
-  std::byte* const mine = pinned_.data() + turn * turn_bytes_;
-  auto* const stage = reinterpret_cast<staged*>(mine);
-  auto* const reset = reinterpret_cast<g::count_reset*>(mine + reset_at_);
-  auto* const history = reinterpret_cast<std::int32_t*>(mine + history_at_);
-  bool history_used = false;
-  checked ok;
-  for (std::size_t i = 0; i < admits.size() && ok.ok(); ++i) {
-    const model::slot_admit& a = admits[i];
-    if (i > 0 && i % batch == 0) ok(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-    staged& s = stage[i % batch];
-    const bool penalizes = penalizes_of(a);
-    const std::uint32_t n_biases = std::min(a.bias_count, max_biases);
-    s.sampling = {a.seed,
-                  a.choice,
-                  a.top_k,
-                  a.temperature,
-                  a.top_p,
-                  a.min_p,
-                  a.repetition_penalty,
-                  a.frequency_penalty,
-                  a.presence_penalty,
-                  a.slot * max_biases,
-                  n_biases,
-                  penalizes};
-    ok(cudaMemcpyAsync(sampling_ + a.slot, &s.sampling, sizeof s.sampling, cudaMemcpyHostToDevice, stream),
-       "cudaMemcpyAsync");
-    if (n_biases > 0) {
-      for (std::uint32_t b = 0; b < n_biases; ++b) {
-        const model::logit_bias_entry& e = plan.biases()[a.bias_offset + b];
-        s.biases[b] = {e.token, e.addend};
-      }
-      ok(cudaMemcpyAsync(biases_ + std::size_t{a.slot} * max_biases, s.biases, n_biases * sizeof(g::bias_entry),
-                         cudaMemcpyHostToDevice, stream),
-         "cudaMemcpyAsync");
-    }
-    if (!penalizes) continue;
-    if (history_used) ok(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-    history_used = true;
-    const auto tokens = plan.tokens().subspan(a.history_offset, std::min(a.history_count, shape_.max_model_len));
-    std::copy(tokens.begin(), tokens.end(), history);
-    reset[0] = {a.slot, 0, static_cast<std::uint32_t>(tokens.size()), a.prompt_length};
-    auto* const one = reinterpret_cast<std::uint32_t*>(reset + 1);
-    *one = 1;
-    ok(g::reset_counts(reset, one, 1, history, counts_, shape_.vocab, stream), "reset_counts");
+  std::span<const model::slot_admit> left = plan.admits();
+  while (!left.empty()) {
+    const std::size_t n = fitting(left, room_);
+    if (auto ok = enqueue(plan, left.first(n), turn, stream); !ok) return ok;
+    left = left.subspan(n);
+    if (left.empty()) break;
+    if (auto ok = check(cudaStreamSynchronize(stream), "cudaStreamSynchronize"); !ok) return ok;
   }
+  return {};
+}
+
+result<void> slot_admissions::enqueue(const model::step_plan_view& plan, std::span<const model::slot_admit> piece,
+                                      std::uint32_t turn, cudaStream_t stream) {
+  const std::uint64_t mine = turn * turn_bytes_;
+  auto* const entries = pinned_.at<g::slot_entry>(mine);
+  auto* const biases = pinned_.at<g::bias_entry>(mine + biases_at_);
+  auto* const resets = pinned_.at<g::count_reset>(mine + resets_at_);
+  auto* const n_resets = pinned_.at<std::uint32_t>(mine + n_resets_at_);
+  auto* const history = pinned_.at<std::int32_t>(mine + history_at_);
+  std::uint32_t n_entries = 0, n_biases = 0, n_tokens = 0;
+  *n_resets = 0;
+  for (const model::slot_admit& a : piece) {
+    const need n = need_of(a, room_);
+    const bool penalizes = penalizes_of(a);
+    entries[n_entries++] = {{a.seed, a.choice, a.top_k, a.temperature, a.top_p, a.min_p, a.repetition_penalty,
+                             a.frequency_penalty, a.presence_penalty, a.slot * max_biases, n.biases, penalizes},
+                            a.slot,
+                            n_biases};
+    for (const model::logit_bias_entry& e : plan.biases().subspan(a.bias_offset, n.biases))
+      biases[n_biases++] = {e.token, e.addend};
+    if (!penalizes) continue;
+    resets[(*n_resets)++] = {a.slot, n_tokens, n.tokens, a.prompt_length};
+    std::ranges::copy(plan.tokens().subspan(a.history_offset, n.tokens), history + n_tokens);
+    n_tokens += n.tokens;
+  }
+  checked ok;
+  ok(g::admit_slots(entries, n_entries, biases, sampling_, biases_, stream), "admit_slots");
+  ok(g::reset_counts(resets, n_resets, *n_resets, history, counts_, vocab_, stream), "reset_counts");
   return ok.take();
 }
 

@@ -386,6 +386,51 @@ BOOST_AUTO_TEST_CASE(a_row_draws_the_same_alone_among_others_and_in_a_graph) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(slots_become_what_their_entries_say) {
+  std::mt19937 rng(9);
+  const std::uint32_t slots = 40, most = 1100;
+  const std::uint32_t numbers[] = {0, 0, 1, 2, 31, 255, 256, 257, 1023, 1024, 1025, most};
+  for (std::uint32_t n : {0u, 1u, 7u, slots}) {
+    std::vector<std::uint32_t> order(slots);
+    for (std::uint32_t i = 0; i < slots; ++i) order[i] = i;
+    std::shuffle(order.begin(), order.end(), rng);
+    pinned_array<slot_entry> entries(n + 1);
+    pinned_array<bias_entry> staged(std::size_t{n + 1} * most);
+    std::vector<slot_sampling> sampling(slots);
+    std::vector<bias_entry> biases(std::size_t{slots} * most);
+    device_array<slot_sampling> d_sampling(slots);
+    device_array<bias_entry> d_biases(biases.size());
+    for (int round = 0; round < 2; ++round) {  // through the same memory again
+      std::memset(static_cast<void*>(sampling.data()), 0xff, slots * sizeof(slot_sampling));
+      std::memset(static_cast<void*>(biases.data()), 0xff, biases.size() * sizeof(bias_entry));
+      d_sampling.poison();
+      d_biases.poison();
+      std::uint32_t n_staged = 0;
+      for (std::uint32_t i = 0; i < n; ++i) {
+        // All bytes of the parameters, but for those that say where biases go.
+        std::uint8_t bytes[sizeof(slot_entry)];
+        for (auto& b : bytes) b = static_cast<std::uint8_t>(rng());
+        std::memcpy(static_cast<void*>(entries + i), bytes, sizeof bytes);
+        slot_entry& e = entries[i];
+        e.slot = order[i];
+        e.first_bias = n_staged;
+        e.sampling.bias_offset = e.slot * most;
+        e.sampling.n_biases = numbers[rng() % std::size(numbers)];
+        e.sampling.penalizes = rng() % 2;
+        std::memcpy(static_cast<void*>(&sampling[e.slot]), &e.sampling, sizeof(slot_sampling));
+        for (std::uint32_t k = 0; k < e.sampling.n_biases; ++k)
+          biases[e.sampling.bias_offset + k] =
+              staged[n_staged++] = {static_cast<std::int32_t>(rng()), static_cast<float>(uniform(rng, -9, 9))};
+      }
+      check(admit_slots(entries, n, staged, d_sampling, d_biases, nullptr));
+      const auto got_sampling = d_sampling.take();
+      const auto got_biases = d_biases.take();
+      BOOST_TEST(std::memcmp(got_sampling.data(), sampling.data(), slots * sizeof(slot_sampling)) == 0, n);
+      BOOST_TEST(std::memcmp(got_biases.data(), biases.data(), biases.size() * sizeof(bias_entry)) == 0, n);
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(counts_begin_with_the_history) {
   std::mt19937 rng(8);
   for (std::uint32_t vocab : {7u, 5000u}) {
