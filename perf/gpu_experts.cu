@@ -119,26 +119,26 @@ struct layer {
                          n, stream);
   }
   cudaError_t combine(int i) {
-    return combine_experts(y, dtype::bf16, routes[static_cast<std::size_t>(i)], s.hidden, out, true, number, n, stream);
+    return combine_experts(y, dtype::bf16, routes[static_cast<std::size_t>(i)], s.hidden, out, true, number, stream);
   }
   void spread_router() const {
     check(fill_normal(router, dtype::bf16, std::uint64_t{s.n_experts} * s.hidden, 0.05f, 3, stream));
   }
-  /// The kernels for few tokens, which choose by what the router says of other activations than `route`.
-  cudaError_t few_route(int i) {
-    const std::byte* own = x_rows + std::uint64_t(i) % s.n_used * n * s.hidden * 2;  // others choose others
+  /// The kernels for one token, which choose by what the router says of other activations than `route`.
+  cudaError_t one_route(int i) {
+    const std::byte* own = x_rows + std::uint64_t(i) % s.n_used * s.hidden * 2;  // others choose others
     return gemv_route({router, own, dtype::bf16, s.hidden, {}, scores, true, routes[static_cast<std::size_t>(i)]},
-                      number, n, stream);
+                      number, stream);
   }
-  cudaError_t few_first(int i) {
+  cudaError_t one_first(int i) {
     return gemv_gated_experts(
         {gate_up, gate_up_stride, x, dtype::bf16, 2 * s.ffn, s.hidden, routes[static_cast<std::size_t>(i)]},
-        gate_activation::silu, {}, activated, number, n, stream);
+        gate_activation::silu, {}, activated, number, stream);
   }
-  cudaError_t few_second(int i) {
+  cudaError_t one_second(int i) {
     return gemv_combine_experts(
         {down, down_stride, activated, dtype::bf16, s.hidden, s.ffn, routes[static_cast<std::size_t>(i)]}, out, true,
-        number, n, stream);
+        number, stream);
   }
   double time(const std::function<cudaError_t(int)>& f) const {
     return perf::microseconds_in_graph(stream, n_steps, 20, f);
@@ -187,18 +187,18 @@ void measure(const shape& s, std::uint32_t n, double bandwidth) {
   product("down", l.time(second), static_cast<double>(l.down_stride), l.down, l.activated, l.y, s.hidden, s.ffn);
   const auto gated = [&](int i) { return l.gated(i); };
   read("all", l.time(in_order(router, route, gated, second, combine)), l.gate_up_stride + l.down_stride);
-  if (n <= gemv_most_tokens) {
-    const auto few_route = [&](int i) { return l.few_route(i); };
-    const auto few_first = [&](int i) { return l.few_first(i); };
-    const auto few_second = [&](int i) { return l.few_second(i); };
+  if (n == 1) {
+    const auto one_route = [&](int i) { return l.one_route(i); };
+    const auto one_first = [&](int i) { return l.one_first(i); };
+    const auto one_second = [&](int i) { return l.one_second(i); };
     for (int i = 0; i < n_steps; ++i) check(l.route(i));  // the choices that `experts_read` is of
-    read("gemv: gate and up", l.time(few_first), l.gate_up_stride);
-    read("gemv: down, sum", l.time(few_second), l.down_stride);
+    read("gemv: gate and up", l.time(one_first), l.gate_up_stride);
+    read("gemv: down, sum", l.time(one_second), l.down_stride);
     for (const expert_routes& r : l.routes) check(cudaMemsetAsync(r.counts, 0, s.n_experts * 4, l.stream));
     check(cudaStreamSynchronize(l.stream));
     l.spread_router();
-    report("gemv: router", l.time(few_route));
-    read("gemv: all", l.time(in_order(few_route, few_first, few_second)), l.gate_up_stride + l.down_stride);
+    report("gemv: router", l.time(one_route));
+    read("gemv: all", l.time(in_order(one_route, one_first, one_second)), l.gate_up_stride + l.down_stride);
   }
   check(cudaStreamDestroy(l.stream));
   for (void* p : taken) check(cudaFree(p));
@@ -211,6 +211,6 @@ int main() {
   const double bandwidth = perf::read_bandwidth();
   std::printf("reads %.0f GB/s\n", 1e-9 * bandwidth);
   for (const shape& s : {shape{"Qwen3-30B-A3B", 128, 8, 2048, 768}, shape{"Mixtral 8x7B", 8, 2, 4096, 14336}})
-    for (const std::uint32_t n : {1u, 4u, 8u, 64u, 256u, 2048u}) measure(s, n, bandwidth);
+    for (const std::uint32_t n : {1u, 8u, 64u, 256u, 2048u}) measure(s, n, bandwidth);
   return 0;
 }

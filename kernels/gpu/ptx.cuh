@@ -40,6 +40,14 @@ __device__ inline void cp_async_wait_group() {
 
 // ---- loads and stores
 
+__device__ inline uint4 load_volatile_16(const void* p) {
+  uint4 v;
+  asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p)
+               : "memory");
+  return v;
+}
 __device__ inline uint4 load_nc_no_allocate_16(const void* p) {
   uint4 v;
   asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"

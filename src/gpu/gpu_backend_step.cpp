@@ -12,7 +12,10 @@ namespace g = kernels::gpu;
 
 result<void> gpu_backend::enqueue_step(const model::step_plan_view& plan, flight& f) {
   const model::step_batch& batch = slots_.batch();
-  if (batch.rows.empty()) return update_pages(plan, f.turn, 0);
+  if (batch.rows.empty()) {
+    if (auto ok = update_pages(plan, f.turn, 0); !ok || plan.admits().empty()) return ok;
+    return wait();  // such a plan is done at once, and its turn's memory must not be in use then
+  }
   writer_.order(plan, batch);
   drawn_[f.turn].assign(writer_.drawn().begin(), writer_.drawn().end());
   const auto n_tokens = static_cast<std::uint32_t>(batch.tokens.size());

@@ -170,7 +170,7 @@ gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, std::shared_ptr<
            !w.down_bias;
   });
   // Of a norm's two halves the first is in bf16: without a division before it, f16 could overflow.
-  fuses_one_token_ = plain_layers && (c_.n_experts == 0 || few_experts(1)) && (!group_ || exchanges(1)) &&
+  fuses_one_token_ = plain_layers && (c_.n_experts == 0 || experts_by_gemv(1)) && (!group_ || exchanges(1)) &&
                      !options_.deterministic && options_.compute == dtype::bf16 && c_.hidden % 16 == 0;
 }
 

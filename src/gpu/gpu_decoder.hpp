@@ -92,11 +92,12 @@ class gpu_decoder {
   /// From the normed stream to what is added to the stream, or this rank's part of it.
   void feed_forward(checked&, std::uint32_t layer, const bucket&, const std::uint32_t* n_tokens, cudaStream_t);
   void experts(checked&, std::uint32_t layer, const bucket&, const std::uint32_t* n_tokens, cudaStream_t);
-  /// Whether a step of so many tokens takes the kernels of gemv_experts.hpp.
-  bool few_experts(std::uint32_t n_tokens) const;
-  /// Up to the activation of every chosen expert.
-  void gate_few_experts(checked&, std::uint32_t layer, const kernels::gpu::rms_scale&, const bucket&,
-                        const std::uint32_t* n_tokens, cudaStream_t);
+  /// Whether a step of so many tokens takes the kernels of gemv_experts.hpp: the first half of every chosen expert's
+  /// MLP, then the second.
+  bool experts_by_gemv(std::uint32_t n_tokens) const;
+  void gate_experts_by_gemv(checked&, std::uint32_t layer, const kernels::gpu::rms_scale&,
+                            const std::uint32_t* n_tokens, cudaStream_t);
+  void combine_experts_by_gemv(checked&, std::uint32_t layer, const std::uint32_t* n_tokens, cudaStream_t);
   kernels::gpu::expert_gemv_args down_of_experts(std::uint32_t layer) const;
   kernels::gpu::rope_store_args rope_args(std::uint32_t layer, const step_layout&, std::byte* inputs) const;
   void attention(checked&, std::uint32_t layer, const bucket&, const step_layout&, std::byte* inputs, cudaStream_t);

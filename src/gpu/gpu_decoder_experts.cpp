@@ -11,9 +11,9 @@ bool plain(const linear& l) { return l.parts.size() == 1 && !l.packed(); }
 
 }  // namespace
 
-bool gpu_decoder::few_experts(std::uint32_t n_tokens) const {
+bool gpu_decoder::experts_by_gemv(std::uint32_t n_tokens) const {
   const layer_weights& w = weights_.layers.front();
-  return !options_.deterministic && g::expert_gemv_pays(c_.n_experts, c_.n_experts_used, n_tokens) &&
+  return n_tokens == 1 && !options_.deterministic &&
          g::can_gemv_experts(options_.compute, routes_, c_.hidden, c_.ffn) && plain(w.gate_up) && plain(w.down);
 }
 
@@ -23,18 +23,25 @@ g::expert_gemv_args gpu_decoder::down_of_experts(std::uint32_t i) const {
   return {part.dense, part.stride, activated_, options_.compute, down.rows, down.cols, routes_};
 }
 
-void gpu_decoder::gate_few_experts(checked& ok, std::uint32_t i, const g::rms_scale& scale, const bucket& b,
-                                   const std::uint32_t* n_tokens, cudaStream_t stream) {
+void gpu_decoder::gate_experts_by_gemv(checked& ok, std::uint32_t i, const g::rms_scale& scale,
+                                       const std::uint32_t* n_tokens, cudaStream_t stream) {
   const layer_weights& w = weights_.layers[i];
   const linear_part& part = w.gate_up.parts.front();
   const kernels::dtype type = options_.compute;
   ok(g::gemv_route(
          {w.router.parts.front().dense, normed_, type, w.router.cols, scale, router_, c_.experts_renormalized, routes_},
-         n_tokens, b.tokens, stream),
+         n_tokens, stream),
      "gemv_route");
   ok(g::gemv_gated_experts({part.dense, part.stride, normed_, type, w.gate_up.rows, w.gate_up.cols, routes_},
-                           gate_of(c_.act), scale, activated_, n_tokens, b.tokens, stream),
+                           gate_of(c_.act), scale, activated_, n_tokens, stream),
      "gemv_gated_experts");
+}
+
+void gpu_decoder::combine_experts_by_gemv(checked& ok, std::uint32_t i, const std::uint32_t* n_tokens,
+                                          cudaStream_t stream) {
+  const product sum = residual(nullptr, 1);
+  ok(g::gemv_combine_experts(down_of_experts(i), static_cast<float*>(sum.y), sum.accumulate, n_tokens, stream),
+     "gemv_combine_experts");
 }
 
 /// Every rank has the router whole and its columns of every expert, so that what it leaves is its part of the sum. The
@@ -42,12 +49,9 @@ void gpu_decoder::gate_few_experts(checked& ok, std::uint32_t i, const g::rms_sc
 /// experts.
 void gpu_decoder::experts(checked& ok, std::uint32_t i, const bucket& b, const std::uint32_t* n_tokens,
                           cudaStream_t stream) {
-  if (few_experts(b.tokens)) {
-    gate_few_experts(ok, i, {}, b, n_tokens, stream);
-    const product sum = residual(nullptr, b.tokens);
-    ok(g::gemv_combine_experts(down_of_experts(i), static_cast<float*>(sum.y), sum.accumulate, n_tokens, b.tokens,
-                               stream),
-       "gemv_combine_experts");
+  if (experts_by_gemv(b.tokens)) {
+    gate_experts_by_gemv(ok, i, {}, n_tokens, stream);
+    combine_experts_by_gemv(ok, i, n_tokens, stream);
     return;
   }
   const layer_weights& w = weights_.layers[i];

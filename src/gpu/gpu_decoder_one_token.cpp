@@ -75,15 +75,13 @@ void gpu_decoder::one_token_layer(checked& ok, std::uint32_t i, const one_token_
   const bool last = i + 1 == c_.n_layers;
   if (plan.experts) {
     const g::expert_gemv_args down = down_of_experts(i);
-    gate_few_experts(ok, i, plan.o ? half_normed : normed, b, n, stream);
+    gate_experts_by_gemv(ok, i, plan.o ? half_normed : normed, n, stream);
     if (plan.down && !last) {
       ok(g::gemv_residual_experts(
              down, residual_args(w.down, nullptr, weights_.layers[i + 1].attention_norm, 2 * i + 2), n, stream),
          "gemv_residual_experts");
     } else {
-      const product sum = residual(nullptr, 1);
-      ok(g::gemv_combine_experts(down, static_cast<float*>(sum.y), sum.accumulate, n, 1, stream),
-         "gemv_combine_experts");
+      combine_experts_by_gemv(ok, i, n, stream);
       between_layers(ok, i, b, inputs, stream);
     }
     return;

@@ -265,7 +265,8 @@ void check_gates_in_flight(MakeDriver&& make_driver) {
       d.launch();
       sampling_params penalized;
       penalized.repetition_penalty = 1.2f;
-      for (slot_id s : {2u, 3u}) d.admit(s, penalized, prompt);
+      const std::vector<std::int32_t> long_history(shape.max_model_len, prompt.front());
+      for (slot_id s : {2u, 3u}) d.admit(s, penalized, long_history);
       d.launch();
       got.push_back(d.finish().at(0));
       d.finish();

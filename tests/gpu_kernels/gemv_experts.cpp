@@ -1,4 +1,4 @@
-// Experts of few tokens, without rows that are laid out.
+// Experts of one token.
 
 #include "kernels/gpu/gemv_experts.hpp"
 
@@ -16,40 +16,38 @@ using namespace troupe::kernels::gpu;
 namespace {
 
 struct experts {
-  std::uint32_t n_experts, n_used, n, max_tokens;
+  std::uint32_t n_experts, n_used;
   dtype type;
 };
 
 double rounding(dtype type) { return (type == dtype::f16 ? 0x1p-11 : 0x1p-8) * 1.02; }
 
 /// Routes in poisoned memory, but for the counter; `fill` writes a choice into it.
-struct few_routes {
+struct one_token_routes {
   experts c;
   device_array<std::byte> memory;
   expert_routes routes;
   std::vector<std::uint32_t> chosen;
   std::vector<float> shares;
 
-  explicit few_routes(const experts& c_)
+  explicit one_token_routes(const experts& c_)
       : c(c_),
-        memory(expert_routes_bytes(c.n_experts, c.n_used, c.max_tokens)),
-        routes(view_expert_routes(memory.get(), c.n_experts, c.n_used, c.max_tokens)) {
+        memory(expert_routes_bytes(c.n_experts, c.n_used, 1)),
+        routes(view_expert_routes(memory.get(), c.n_experts, c.n_used, 1)) {
     check(cudaMemset(routes.counts, 0, c.n_experts * sizeof(std::uint32_t)));
   }
   void fill(std::mt19937& rng) {
-    for (std::uint32_t t = 0; t < c.n; ++t) {
-      std::vector<std::uint32_t> all(c.n_experts);
-      std::iota(all.begin(), all.end(), 0u);
-      std::shuffle(all.begin(), all.end(), rng);
-      std::sort(all.begin(), all.begin() + c.n_used);
-      chosen.insert(chosen.end(), all.begin(), all.begin() + c.n_used);
-    }
+    chosen.resize(c.n_experts);
+    std::iota(chosen.begin(), chosen.end(), 0u);
+    std::shuffle(chosen.begin(), chosen.end(), rng);
+    chosen.resize(c.n_used);
+    std::sort(chosen.begin(), chosen.end());
     for (std::size_t i = 0; i < chosen.size(); ++i) shares.push_back(0.1f + 0.01f * static_cast<float>(rng() % 90));
     check(cudaMemcpy(routes.chosen, chosen.data(), chosen.size() * 4, cudaMemcpyHostToDevice));
     check(cudaMemcpy(routes.shares, shares.data(), shares.size() * 4, cudaMemcpyHostToDevice));
   }
   void fetch() {
-    chosen.resize(std::size_t{c.n} * c.n_used);
+    chosen.resize(c.n_used);
     shares.resize(chosen.size());
     check(cudaDeviceSynchronize());
     check(cudaMemcpy(chosen.data(), routes.chosen, chosen.size() * 4, cudaMemcpyDeviceToHost));
@@ -74,14 +72,13 @@ struct matrices {
     for (std::uint32_t i = 0; i < cols; ++i) sum += double{w[i]} * double{x[i]};
     return sum;
   }
-  expert_gemv_args args(const void* x, const few_routes& r) const {
+  expert_gemv_args args(const void* x, const one_token_routes& r) const {
     return {on_device, std::uint64_t{rows} * cols * 2, x, r.c.type, rows, cols, r.routes};
   }
 };
 
-constexpr experts cases[] = {{4, 1, 1, 1, dtype::bf16},  {8, 2, 1, 1, dtype::f16},   {8, 8, 1, 1, dtype::bf16},
-                             {60, 4, 2, 2, dtype::bf16}, {128, 8, 3, 4, dtype::f16}, {300, 32, 1, 1, dtype::bf16},
-                             {128, 8, 4, 4, dtype::bf16}};
+constexpr experts cases[] = {{4, 1, dtype::bf16},    {8, 2, dtype::f16},    {8, 8, dtype::bf16},
+                             {300, 32, dtype::bf16}, {128, 8, dtype::bf16}, {60, 3, dtype::f16}};
 
 }  // namespace
 
@@ -92,39 +89,30 @@ BOOST_AUTO_TEST_CASE(the_router_s_logits_choose_as_route_experts_does) {
   for (const experts& c : cases)
     for (const auto [cols, scaled] : {std::pair{8u, false}, {48u, true}, {2048u, false}, {4112u, true}})
       for (const bool renormalized : {true, false}) {
-        if (scaled && c.max_tokens > 1) continue;
-        few_routes r(c);
+        one_token_routes r(c);
         const norm_half norm(cols, rng);
         const auto weight = rounded(
             c.type, random_normal(rng, std::size_t{c.n_experts} * cols, 1 / std::sqrt(static_cast<float>(cols))));
-        const auto x = rounded(c.type, random_normal(rng, std::size_t{c.n} * cols, scaled ? 5.0f : 1.0f));
-        device_array<std::uint8_t> dw(encode(c.type, weight)), dx(std::size_t{c.max_tokens} * cols * 2);
-        dx.put(encode(c.type, x));
-        device_array<float> logits(std::size_t{c.max_tokens} * c.n_experts);
-        device_array<std::uint32_t> n(std::vector{c.n}), none(std::vector{0u});
+        const auto x = rounded(c.type, random_normal(rng, cols, scaled ? 5.0f : 1.0f));
+        device_array<std::uint8_t> dw(encode(c.type, weight)), dx(encode(c.type, x));
+        device_array<float> logits(c.n_experts);
+        device_array<std::uint32_t> n(std::vector{1u}), none(std::vector{0u});
         const expert_router_args a{dw,     dx,           c.type,  cols, scaled ? norm.scale() : rms_scale{},
                                    logits, renormalized, r.routes};
-        check(gemv_route(a, none, c.max_tokens, nullptr));
-        check(gemv_route(a, n, c.max_tokens, nullptr));
-        check(gemv_route(a, n, c.max_tokens, nullptr));  // the counter is as it was
+        check(gemv_route(a, none, nullptr));
+        check(gemv_route(a, n, nullptr));
+        check(gemv_route(a, n, nullptr));  // the counter is as it was
         r.fetch();
-        auto have = logits.take();
-        have.resize(std::size_t{c.n} * c.n_experts);
-        std::vector<double> want;
-        for (std::uint32_t t = 0; t < c.n; ++t)
-          for (std::uint32_t e = 0; e < c.n_experts; ++e) {
-            double sum = 0;
-            for (std::uint32_t i = 0; i < cols; ++i)
-              sum += double{weight[std::size_t{e} * cols + i]} * double{x[std::size_t{t} * cols + i]};
-            want.push_back(scaled ? sum * norm.factor : sum);
-          }
+        const auto have = logits.take();
+        std::vector<double> want(c.n_experts);
+        for (std::uint32_t e = 0; e < c.n_experts; ++e)
+          for (std::uint32_t i = 0; i < cols; ++i)
+            want[e] += double{weight[std::size_t{e} * cols + i]} * double{x[i]} * (scaled ? norm.factor : 1);
         BOOST_TEST(relative_error(have, want) <= 2e-6);
 
-        // The same choice, bit for bit.
-        few_routes reference(c);
-        device_array<float> same(std::size_t{c.max_tokens} * c.n_experts);
-        same.put(have);
-        check(route_experts(same, renormalized, reference.routes, 8, n, c.max_tokens, nullptr));
+        one_token_routes reference(c);  // bit for bit
+        device_array<float> same(have);
+        check(route_experts(same, renormalized, reference.routes, 8, n, 1, nullptr));
         reference.fetch();
         BOOST_TEST(r.chosen == reference.chosen);
         BOOST_TEST(r.shares == reference.shares);
@@ -136,73 +124,59 @@ BOOST_AUTO_TEST_CASE(every_chosen_expert_has_its_gated_product) {
   for (const experts& c : cases)
     for (const auto [ffn, cols, scaled] : {std::tuple{3u, 8u, false}, {24u, 528u, true}, {17u, 1032u, false}})
       for (const auto activation : {gate_activation::silu, gate_activation::gelu_tanh, gate_activation::gelu_erf}) {
-        if (scaled && c.max_tokens > 1) continue;
-        few_routes r(c);
+        one_token_routes r(c);
         r.fill(rng);
         const matrices m(c, 2 * ffn, cols, rng);
         const norm_half norm(cols, rng);
-        const auto x = rounded(c.type, random_normal(rng, std::size_t{c.n} * cols, scaled ? 5.0f : 1.0f));
-        device_array<std::uint8_t> dx(std::size_t{c.max_tokens} * cols * 2),
-            y(std::size_t{c.max_tokens} * c.n_used * ffn * 2);
-        dx.put(encode(c.type, x));
-        device_array<std::uint32_t> n(std::vector{c.n});
-        check(gemv_gated_experts(m.args(dx, r), activation, scaled ? norm.scale() : rms_scale{}, y, n, c.max_tokens,
-                                 nullptr));
-        const auto bytes = y.take();
-        const std::size_t written = std::size_t{c.n} * c.n_used * ffn;
-        BOOST_TEST(untouched(std::span(bytes).subspan(2 * written), 0));
-        auto have = decode(c.type, bytes);
-        have.resize(written);
+        const auto x = rounded(c.type, random_normal(rng, cols, scaled ? 5.0f : 1.0f));
+        device_array<std::uint8_t> dx(encode(c.type, x)), y(std::size_t{c.n_used} * ffn * 2);
+        device_array<std::uint32_t> n(std::vector{1u}), none(std::vector{0u});
+        const rms_scale scale = scaled ? norm.scale() : rms_scale{};
+        check(gemv_gated_experts(m.args(dx, r), activation, scale, y, none, nullptr));
+        BOOST_TEST(untouched(y.take(), 0));
+        check(gemv_gated_experts(m.args(dx, r), activation, scale, y, n, nullptr));
+        const double factor = scaled ? norm.factor : 1;
         std::vector<double> want;
-        for (std::size_t pair = 0; pair < r.chosen.size(); ++pair)
-          for (std::uint32_t i = 0; i < ffn; ++i) {
-            const float* const from = x.data() + pair / c.n_used * cols;
-            const double factor = scaled ? norm.factor : 1;
-            want.push_back(activated(activation, factor * m.times(r.chosen[pair], i, from)) * factor *
-                           m.times(r.chosen[pair], ffn + i, from));
-          }
-        BOOST_TEST(relative_error(have, want) <= rounding(c.type));
+        for (const std::uint32_t e : r.chosen)
+          for (std::uint32_t i = 0; i < ffn; ++i)
+            want.push_back(activated(activation, factor * m.times(e, i, x.data())) * factor *
+                           m.times(e, ffn + i, x.data()));
+        BOOST_TEST(relative_error(decode(c.type, y.take()), want) <= rounding(c.type));
       }
 }
 
-BOOST_AUTO_TEST_CASE(tokens_get_the_sum_of_their_experts) {
+BOOST_AUTO_TEST_CASE(the_token_gets_the_sum_of_its_experts) {
   std::mt19937 rng(23);
   for (const experts& c : cases)
     for (const auto [rows, cols] : {std::pair{4u, 8u}, {64u, 768u}, {33u, 264u}, {20u, 2056u}}) {
-      few_routes r(c);
+      one_token_routes r(c);
       r.fill(rng);
       const matrices m(c, rows, cols, rng);
-      const auto x = rounded(c.type, random_normal(rng, std::size_t{c.n} * c.n_used * cols));
-      device_array<std::uint8_t> dx(std::size_t{c.max_tokens} * c.n_used * cols * 2);
-      dx.put(encode(c.type, x));
-      device_array<std::uint32_t> n(std::vector{c.n}), none(std::vector{0u});
-      std::vector<double> sums;
-      for (std::uint32_t t = 0; t < c.n; ++t)
-        for (std::uint32_t i = 0; i < rows; ++i) {
-          double sum = 0;
-          for (std::uint32_t j = 0; j < c.n_used; ++j) {
-            const std::size_t pair = std::size_t{t} * c.n_used + j;
-            sum += double{r.shares[pair]} * m.times(r.chosen[pair], i, x.data() + pair * cols);
-          }
-          sums.push_back(sum);
-        }
-      const auto before = random_normal(rng, sums.size(), 3);
-      for (const bool accumulate : {false, true}) {
-        device_array<float> out(std::size_t{c.max_tokens} * rows);
-        if (accumulate) out.put(before);
-        check(gemv_combine_experts(m.args(dx, r), out, accumulate, n, c.max_tokens, nullptr));
-        auto have = out.take();
-        have.resize(sums.size());
-        auto want = sums;
-        for (std::size_t i = 0; i < want.size() && accumulate; ++i) want[i] += double{before[i]};
-        BOOST_TEST(relative_error(have, want) <= 2e-6);
-      }
-      if (c.n > 1 || c.type != dtype::bf16 || rows % 4 != 0) continue;
+      const auto x = rounded(c.type, random_normal(rng, std::size_t{c.n_used} * cols));
+      device_array<std::uint8_t> dx(encode(c.type, x));
+      device_array<std::uint32_t> n(std::vector{1u}), none(std::vector{0u});
+      std::vector<double> sums(rows);
+      for (std::uint32_t i = 0; i < rows; ++i)
+        for (std::size_t j = 0; j < c.n_used; ++j)
+          sums[i] += double{r.shares[j]} * m.times(r.chosen[j], i, x.data() + j * cols);
+      const auto before = random_normal(rng, rows, 3);
+      auto with_before = sums;
+      for (std::size_t i = 0; i < rows; ++i) with_before[i] += double{before[i]};
 
-      // The same sum as a part of the residual stream, with half of the next norm.
+      device_array<float> out(rows), h(before);
+      check(gemv_combine_experts(m.args(dx, r), out, false, n, nullptr));
+      BOOST_TEST(relative_error(out.take(), sums) <= 2e-6);
+      check(gemv_combine_experts(m.args(dx, r), h, true, none, nullptr));
+      BOOST_TEST((h.take() == before));
+      check(gemv_combine_experts(m.args(dx, r), h, true, n, nullptr));
+      BOOST_TEST(relative_error(h.take(), with_before) <= 2e-6);
+      if (c.type != dtype::bf16 || rows % 4 != 0) continue;
+
+      // The same as a part of the residual stream, with half of the next norm.
       const auto weight = random_normal(rng, rows);
       device_array<std::uint8_t> weighted(std::size_t{rows} * 2);
-      device_array<float> h(before), squares(rows / 4), dweight(weight);
+      device_array<float> squares(rows / 4), dweight(weight);
+      h.put(before);
       gemv_residual_args a{};
       a.rows = rows;
       a.h = h;
@@ -213,31 +187,26 @@ BOOST_AUTO_TEST_CASE(tokens_get_the_sum_of_their_experts) {
       BOOST_TEST((h.take() == before));
       check(gemv_residual_experts(m.args(dx, r), a, n, nullptr));
       const auto have = h.take();
-      for (std::size_t i = 0; i < rows; ++i) sums[i] += double{before[i]};
-      BOOST_TEST(relative_error(have, sums) <= 2e-6);
+      BOOST_TEST(relative_error(have, with_before) <= 2e-6);
       std::vector<float> times(rows), parts(rows / 4);
       for (std::uint32_t i = 0; i < rows; ++i) times[i] = have[i] * weight[i];
       for (std::uint32_t i = 0; i < rows; i += 4)
         parts[i / 4] =
             (have[i] * have[i] + have[i + 1] * have[i + 1]) + (have[i + 2] * have[i + 2] + have[i + 3] * have[i + 3]);
-      BOOST_TEST((decode(dtype::bf16, weighted.take()) == rounded(dtype::bf16, times)));
+      BOOST_TEST((decode(dtype::bf16, weighted.take()) == rounded(dtype::bf16, times)));  // bit for bit
       BOOST_TEST((squares.take() == parts));
     }
 }
 
 BOOST_AUTO_TEST_CASE(what_it_does_not_take_is_refused) {
-  const experts c{8, 2, 1, 1, dtype::bf16};
-  const few_routes r(c);
-  expert_gemv_args a{nullptr, 0, nullptr, dtype::f32, 8, 8, r.routes};
-  BOOST_TEST((gemv_combine_experts(a, nullptr, false, nullptr, 1, nullptr) == cudaErrorInvalidValue));
-  a.type = dtype::bf16;
-  BOOST_TEST((gemv_combine_experts(a, nullptr, false, nullptr, 5, nullptr) == cudaErrorInvalidValue));
-  a.cols = 12;
-  BOOST_TEST((gemv_gated_experts(a, gate_activation::silu, {}, nullptr, nullptr, 1, nullptr) == cudaErrorInvalidValue));
-  BOOST_TEST(expert_gemv_pays(8, 2, 1));
-  BOOST_TEST(!expert_gemv_pays(8, 2, 2));
-  BOOST_TEST(expert_gemv_pays(128, 8, 4));
-  BOOST_TEST(!expert_gemv_pays(128, 8, 5));
+  const one_token_routes r({8, 2, dtype::bf16}), many({64, 33, dtype::bf16});
+  const auto refused = [](const expert_gemv_args& a) {
+    return gemv_combine_experts(a, nullptr, false, nullptr, nullptr) == cudaErrorInvalidValue &&
+           gemv_gated_experts(a, gate_activation::silu, {}, nullptr, nullptr, nullptr) == cudaErrorInvalidValue;
+  };
+  BOOST_TEST(refused({nullptr, 0, nullptr, dtype::f32, 8, 8, r.routes}));
+  BOOST_TEST(refused({nullptr, 0, nullptr, dtype::bf16, 8, 12, r.routes}));
+  BOOST_TEST(refused({nullptr, 0, nullptr, dtype::bf16, 8, 8, many.routes}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

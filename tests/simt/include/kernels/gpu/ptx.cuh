@@ -35,6 +35,7 @@ T load_aligned(const void* p) {
   if (reinterpret_cast<std::uintptr_t>(p) % sizeof(T) != 0) simt::fault("a load is not aligned to its size");
   return *static_cast<const T*>(p);
 }
+inline uint4 load_volatile_16(const void* p) { return load_aligned<uint4>(p); }
 inline uint4 load_nc_no_allocate_16(const void* p) { return load_aligned<uint4>(p); }
 inline uint2 load_nc_no_allocate_8(const void* p) { return load_aligned<uint2>(p); }
 inline std::uint32_t load_nc_no_allocate_4(const void* p) { return load_aligned<std::uint32_t>(p); }
