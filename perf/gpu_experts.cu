@@ -119,7 +119,7 @@ struct layer {
                          n, stream);
   }
   cudaError_t combine(int i) {
-    return combine_experts(y, dtype::bf16, routes[static_cast<std::size_t>(i)], s.hidden, out, true, number, stream);
+    return combine_experts(y, dtype::bf16, routes[static_cast<std::size_t>(i)], s.hidden, out, true, number, n, stream);
   }
   void spread_router() const {
     check(fill_normal(router, dtype::bf16, std::uint64_t{s.n_experts} * s.hidden, 0.05f, 3, stream));

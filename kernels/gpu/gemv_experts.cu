@@ -7,7 +7,7 @@
 namespace troupe::kernels::gpu {
 namespace {
 
-constexpr int router_depth = 4, gated_depth = 4, gated_rows = 1, combine_depth = 12;
+constexpr int router_depth = 4, gated_depth = 4, combine_depth = 8;
 
 /// Block e: expert e's logit, a quarter of the columns per warp.
 template <class T, int per_lane>
@@ -45,132 +45,94 @@ __global__ void __launch_bounds__(32 * gemv_warps)
   route_token<per_lane, false>(a.logits, a.renormalized, a.routes, 0);
 }
 
-/// Block (b, j): rows of expert j's y, `n_rows` per warp, whose packets are one queue.
-template <class T, int depth, int n_rows>
+/// Warp (i, j): element i of expert j's row of y.
+template <class T>
 __global__ void __launch_bounds__(32 * gemv_warps)
     gated_kernel(const __grid_constant__ expert_gemv_args a, gate_activation activation,
                  const __grid_constant__ rms_scale scale, T* y, const std::uint32_t* n_tokens) {
-  const std::uint32_t lane = threadIdx.x % 32, packets = a.cols / 8, rows = a.rows / 2;
-  const std::uint32_t first_row = (blockIdx.x * gemv_warps + threadIdx.x / 32) * n_rows;
+  const std::uint32_t packets = a.cols / 8, rows = a.rows / 2, row = blockIdx.x * gemv_warps + threadIdx.x / 32;
   let_next_start();
   wait_for_previous();
   if (*n_tokens == 0) return;
-  const auto* const gates =
-      reinterpret_cast<const uint4*>(static_cast<const std::byte*>(a.weight) + a.routes.chosen[blockIdx.y] * a.stride);
-  const auto* const ups = gates + std::uint64_t{rows} * packets;
   rms_factor rms;
   rms.begin(scale);
-  const std::uint32_t end_row = min(first_row + n_rows, rows);
-  struct pair {
-    uint4 gate, up;
-  };
-  std::uint32_t next_row = first_row, next_first = 0;
-  const auto next = [&] {
-    pair p{{0, 0, 0, 0}, {0, 0, 0, 0}};
-    if (const std::uint32_t at = next_first + lane; next_row < end_row && at < packets) {
-      const std::uint64_t from = std::uint64_t{next_row} * packets + at;
-      p = {__ldcs(gates + from), __ldcs(ups + from)};
-    }
-    if (next_first += 32; next_first >= packets) next_first = 0, ++next_row;
-    return p;
-  };
-  pair ahead[depth];
+  float sum[2][1] = {};
+  if (row < rows) {
+    const std::byte* const matrix = static_cast<const std::byte*>(a.weight) + a.routes.chosen[blockIdx.y] * a.stride;
+    row_stream<gated_depth> w[2];
 #pragma unroll
-  for (pair& p : ahead) p = next();
-  const float factor = rms.factor(scale, a.cols);
-  const auto* const x = static_cast<const uint4*>(a.x);
-  float gate = 0, up = 0;
-  for (std::uint32_t row = first_row, first = 0; row < end_row;) {
-#pragma unroll
-    for (pair& p : ahead) {
-      const pair now = p;
-      p = next();
-      const uint4 v = first + lane < packets ? x[first + lane] : uint4{0, 0, 0, 0};
-      gate = add_packet<T>(gate, now.gate, v);
-      up = add_packet<T>(up, now.up, v);
-      if (first += 32; first < packets) continue;
-      gate = factor * warp_sum(gate), up = factor * warp_sum(up);
-      if (lane == 0 && row < end_row)
-        y[std::uint64_t{blockIdx.y} * rows + row] = element<T>::put(activate(activation, gate) * up);
-      gate = up = 0, first = 0, ++row;
+    for (int s = 0; s < 2; ++s) {
+      w[s].row = reinterpret_cast<const uint4*>(matrix) + (std::uint64_t{row} + s * std::uint64_t{rows}) * packets;
+      w[s].packets = packets;
+      w[s].load(0);
     }
+    add_rows<T>(w, static_cast<const uint4*>(a.x), 0, 1, sum);
   }
+  const float factor = rms.factor(scale, a.cols);
+  if (row >= rows) return;  // whole warps
+  const float gate = factor * warp_sum(sum[0][0]), up = factor * warp_sum(sum[1][0]);
+  if (threadIdx.x % 32 == 0)
+    y[std::uint64_t{blockIdx.y} * rows + row] = element<T>::put(activate(activation, gate) * up);
 }
 
-/// A row of each of a token's experts, with their shares, half of it per warp: the packets of all experts are one
-/// queue.
+/// A row of each chosen expert, times its share: the packets of all of them, and of x, are one queue. More warps for a
+/// row were slower, and so were longer queues.
 template <class T, int depth>
 struct expert_row {
   using arguments = expert_gemv_args;
-  static constexpr std::uint32_t warps = 2;
   const expert_gemv_args& a;
   __device__ expert_row(const gemv_residual_args&, const arguments& experts) : a(experts) {}
   __device__ explicit expert_row(const arguments& experts) : a(experts) {}
-  __device__ void start(std::uint32_t, std::uint32_t) {}  // which experts is not known yet
-  __device__ float sum(std::uint32_t row, std::uint32_t part) {
+  __device__ void start(std::uint32_t) {}  // which experts is not known yet
+  __device__ float sum(std::uint32_t row) {
     const std::uint32_t lane = threadIdx.x % 32, n_used = a.routes.n_used, packets = a.cols / 8;
-    const std::uint32_t per_expert = (packets + 31) / 32, half = (n_used * per_expert + 1) / 2;
-    const std::uint32_t begin = part * half, end = min(begin + half, n_used * per_expert);
     const std::uint32_t expert = lane < n_used ? a.routes.chosen[lane] : 0;
     const float share = lane < n_used ? a.routes.shares[lane] : 0.0f;
     const std::byte* const weight = static_cast<const std::byte*>(a.weight) + std::uint64_t{row} * packets * 16;
     const auto* const x = static_cast<const uint4*>(a.x);
-    struct cursor {
-      std::uint32_t j, first;
-      __device__ void advance(std::uint32_t n) {
-        if (first += 32; first >= n) first = 0, ++j;
-      }
+    struct pair {
+      uint4 w, x;
     };
-    cursor loaded{begin / per_expert, begin % per_expert * 32}, added = loaded;
-    std::uint32_t n_loaded = begin;
+    std::uint32_t next_j = 0, next_first = 0;
     const auto next = [&] {
-      uint4 p{0, 0, 0, 0};
-      if (n_loaded < end) {
-        const std::uint64_t e = __shfl_sync(all_lanes, expert, static_cast<int>(loaded.j));
-        if (const std::uint32_t at = loaded.first + lane; at < packets)
-          p = __ldcs(reinterpret_cast<const uint4*>(weight + e * a.stride) + at);
+      pair p{{0, 0, 0, 0}, {0, 0, 0, 0}};
+      if (next_j < n_used) {
+        const std::uint64_t e = __shfl_sync(all_lanes, expert, static_cast<int>(next_j));
+        if (const std::uint32_t at = next_first + lane; at < packets)
+          p = {__ldcs(reinterpret_cast<const uint4*>(weight + e * a.stride) + at), x[next_j * packets + at]};
       }
-      ++n_loaded;
-      loaded.advance(packets);
+      if (next_first += 32; next_first >= packets) next_first = 0, ++next_j;
       return p;
     };
-    uint4 ahead[depth];
+    pair ahead[depth];
 #pragma unroll
-    for (uint4& p : ahead) p = next();
+    for (pair& p : ahead) p = next();
     float total = 0;
-    for (std::uint32_t i = begin; i < end; i += depth) {
+    for (std::uint32_t j = 0, first = 0; j < n_used;) {
 #pragma unroll
-      for (uint4& p : ahead) {
-        const uint4 now = p;
+      for (pair& p : ahead) {
+        const pair now = p;
         p = next();
-        const std::uint32_t at = added.first + lane;
-        const uint4 v = added.j < n_used && at < packets ? x[added.j * packets + at] : uint4{0, 0, 0, 0};
-        // Beyond the end the weights are zeros.
-        const float product = add_packet<T>(0.0f, now, v);
-        total = fmaf(__shfl_sync(all_lanes, share, static_cast<int>(added.j % 32)), product, total);
-        added.advance(packets);
+        const float part = add_packet<T>(0.0f, now.w, now.x);  // zeros beyond the last
+        total = fmaf(__shfl_sync(all_lanes, share, static_cast<int>(j % 32)), part, total);
+        if (first += 32; first >= packets) first = 0, ++j;
       }
     }
     return total;
   }
 };
 
-/// Warps (2 i, 2 i + 1): element i.
+/// Warp i: element i.
 template <class T>
-__global__ void __launch_bounds__(64 * gemv_warps)
+__global__ void __launch_bounds__(32 * gemv_warps)
     combine_kernel(const __grid_constant__ expert_gemv_args a, float* out, bool accumulate,
                    const std::uint32_t* n_tokens) {
-  __shared__ float parts[2 * gemv_warps];
-  const std::uint32_t warp = threadIdx.x / 32, row = blockIdx.x * gemv_warps + warp / 2;
+  const std::uint32_t row = blockIdx.x * gemv_warps + threadIdx.x / 32;
   let_next_start();
   wait_for_previous();
-  if (*n_tokens == 0) return;
-  const float part = row < a.rows ? warp_sum(expert_row<T, combine_depth>(a).sum(row, warp % 2)) : 0.0f;
-  if (threadIdx.x % 32 == 0) parts[warp] = part;
-  __syncthreads();
-  if (threadIdx.x % 64 != 0 || row >= a.rows) return;
-  const float sum = parts[warp] + parts[warp + 1];
-  out[row] = accumulate ? out[row] + sum : sum;
+  if (*n_tokens == 0 || row >= a.rows) return;  // whole warps
+  const float sum = warp_sum(expert_row<T, combine_depth>(a).sum(row));
+  if (threadIdx.x % 32 == 0) out[row] = accumulate ? out[row] + sum : sum;
 }
 
 template <class F>
@@ -206,9 +168,8 @@ cudaError_t gemv_gated_experts(const expert_gemv_args& a, gate_activation activa
   if (!fits(a) || a.rows == 0 || a.rows % 2 != 0 || scale.n_squares % 4 != 0) return cudaErrorInvalidValue;
   return with_half(a.type, [&](auto x) {
     using T = decltype(x);
-    const dim3 grid(blocks((a.rows / 2 + gated_rows - 1) / gated_rows), a.routes.n_used);
-    return launch_dependent(gated_kernel<T, gated_depth, gated_rows>, grid, 32 * gemv_warps, 0, stream, a, activation,
-                            scale, static_cast<T*>(y), n_tokens);
+    return launch_dependent(gated_kernel<T>, dim3(blocks(a.rows / 2), a.routes.n_used), 32 * gemv_warps, 0, stream, a,
+                            activation, scale, static_cast<T*>(y), n_tokens);
   });
 }
 
@@ -216,7 +177,7 @@ cudaError_t gemv_combine_experts(const expert_gemv_args& a, float* out, bool acc
                                  cudaStream_t stream) {
   if (!fits(a) || a.rows == 0) return cudaErrorInvalidValue;
   return with_half(a.type, [&](auto x) {
-    return launch_dependent(combine_kernel<decltype(x)>, blocks(a.rows), 64 * gemv_warps, 0, stream, a, out, accumulate,
+    return launch_dependent(combine_kernel<decltype(x)>, blocks(a.rows), 32 * gemv_warps, 0, stream, a, out, accumulate,
                             n_tokens);
   });
 }

@@ -67,16 +67,16 @@ cudaError_t launch_tile(const matmul_args& a, const Rows& rows, unsigned n_tiles
 template <class T, class Y, class Rows>
 cudaError_t matmul_mma(const matmul_args& a, const Rows& rows, std::uint32_t tile_rows, unsigned n_tiles,
                        cudaStream_t stream) {
-  // Taller blocks read x less often, lower ones fill the card. A queue longer than a segment is room that another block
-  // of the processor lacks.
+  // A queue longer than a segment is room that another block of the processor lacks.
   const bool is_short = segment_columns(a.cols) <= 3 * block_columns;
   if (tile_rows == 8)
     return is_short ? launch_stream<T, Y, 16, 8, 4>(a, rows, n_tiles, stream)
                     : launch_stream<T, Y, 16, 8, 8>(a, rows, n_tiles, stream);
+  // Taller blocks read x less often, lower ones fill the card.
   if (tile_rows == 16) {
-    if (is_short) return launch_stream<T, Y, 16, 16, 4>(a, rows, n_tiles, stream);
-    return a.rows > 2048 ? launch_stream<T, Y, 32, 16, 4>(a, rows, n_tiles, stream)
-                         : launch_stream<T, Y, 16, 16, 6>(a, rows, n_tiles, stream);
+    if (std::uint64_t{a.rows} * n_tiles > 2048) return launch_stream<T, Y, 32, 16, 4>(a, rows, n_tiles, stream);
+    return is_short ? launch_stream<T, Y, 16, 16, 4>(a, rows, n_tiles, stream)
+                    : launch_stream<T, Y, 16, 16, 6>(a, rows, n_tiles, stream);
   }
   if (tile_rows == 32) return launch_stream<T, Y, 32, 32, 3>(a, rows, n_tiles, stream);
   if (tile_rows == 64) return launch_tile<T, Y, 64, 64, 32, 32, 10>(a, rows, n_tiles, stream);

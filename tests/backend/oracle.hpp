@@ -97,9 +97,12 @@ struct oracle_bounds {
   bool of_median = false;
 };
 
-/// Logits and greedy answers of a tiny model against its reference; `make_driver(model)` gives a backend_driver.
-template <class MakeDriver>
-void check_model(const oracle_case& c, const oracle_bounds& bounds, MakeDriver&& make_driver) {
+/// Logits and greedy answers of a tiny model against its reference; `make_driver(model)` gives a backend_driver,
+/// `after` sees it once it has computed the prompts.
+template <class MakeDriver, class After = void (*)(backend_driver&)>
+void check_model(
+    const oracle_case& c, const oracle_bounds& bounds, MakeDriver&& make_driver,
+    After&& after = [](backend_driver&) {}) {
   const std::string folder = data(c.folder);
   auto m = model::open_model(*c.file ? folder + "/" + c.file : folder).value();
   auto d = make_driver(m);
@@ -122,6 +125,7 @@ void check_model(const oracle_case& c, const oracle_bounds& bounds, MakeDriver&&
     if (bounds.of_median) BOOST_TEST(within(median, 1), said.str());
   }
   BOOST_TEST(at * vocab == want.size());
+  after(d);
   if (!bounds.greedy) return;
   sampling_params greedy;
   greedy.temperature = 0;

@@ -69,6 +69,27 @@ void check_determinism(std::uint32_t size) {
   }
 }
 
+/// Steps of one token have a path of their own, in which each product sends its rows as soon as they are there.
+void check_one_token(std::uint32_t size) {
+  struct one_token_driver : group_driver {
+    one_token_driver(std::shared_ptr<const model::model> m, const gpu::gpu_options& o, sums way, std::uint32_t n)
+        : group_driver(std::move(m), o, way, n) {
+      warm_up(1);
+    }
+  };
+  for (const sums way : both_ways)
+    for (const oracle_case& c : oracle_cases) {
+      if (!c.distinct || (emulated && way == sums::nccl)) continue;
+      auto m = model::open_model(*c.file ? data(c.folder) + "/" + c.file : data(c.folder)).value();
+      if (!gpu::shard_of(*m, {0, size})) continue;
+      BOOST_TEST_CONTEXT(name(way))
+      check_model(
+          c, {.kl = 2e-3, .relative = 4e-2, .greedy = false, .chunk = 1, .of_median = c.experts},
+          [&](auto whole) { return one_token_driver(whole, small(dtype::bf16, kv_type::bf16), way, size); },
+          [](group_driver& d) { BOOST_TEST(d.ranks().logits_equal()); });
+    }
+}
+
 /// Captured steps, with their sums over the ranks inside, give the bits of eager ones; sampled on all ranks.
 void check_captured(std::uint32_t size) {
   auto m = model::open_model(data("llama3-rope")).value();
@@ -83,10 +104,12 @@ void check_captured(std::uint32_t size) {
 BOOST_AUTO_TEST_CASE(two_ranks_in_float32_agree_with_transformers) { check_float32(2); }
 BOOST_AUTO_TEST_CASE(two_ranks_deterministic_alone_is_in_a_crowd) { check_determinism(2); }
 BOOST_AUTO_TEST_CASE(two_ranks_graphs_equal_eager_steps) { check_captured(2); }
+BOOST_AUTO_TEST_CASE(two_ranks_a_token_at_a_time_are_near) { check_one_token(2); }
 
 BOOST_AUTO_TEST_CASE(four_ranks_in_float32_agree_with_transformers, *cards(4)) { check_float32(4); }
 BOOST_AUTO_TEST_CASE(four_ranks_deterministic_alone_is_in_a_crowd, *cards(4)) { check_determinism(4); }
 BOOST_AUTO_TEST_CASE(four_ranks_graphs_equal_eager_steps, *cards(4)) { check_captured(4); }
+BOOST_AUTO_TEST_CASE(four_ranks_a_token_at_a_time_are_near, *cards(4)) { check_one_token(4); }
 
 // KV heads and columns do not divide evenly here: nine heads over three KV heads on two cards.
 BOOST_AUTO_TEST_CASE(two_ranks_say_what_one_says, *boost::unit_test::precondition(smollm2_is_there)) {
