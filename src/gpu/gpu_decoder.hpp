@@ -113,6 +113,12 @@ class gpu_decoder {
   std::optional<kernels::gpu::gemv_depth> depth_in_group(std::uint32_t rows, kernels::gpu::gemv_depth most) const;
   void one_token_layer(checked&, std::uint32_t layer, const one_token_plan&, const bucket&, const step_layout&,
                        std::byte* inputs, cudaStream_t);
+  void one_token_feed_forward(checked&, std::uint32_t layer, const one_token_plan&, const bucket&, std::byte* inputs,
+                              cudaStream_t);
+  kernels::gpu::gemv_residual_args residual_args(const linear&, const void* x, const float* next_norm,
+                                                 std::uint32_t sum, std::byte* inputs) const;
+  /// Of what a residual product left in normed_ and squares_.
+  kernels::gpu::rms_scale half_norm() const { return {squares_, c_.hidden / 4, c_.rms_eps}; }
 
   std::shared_ptr<const model::model> model_;
   std::shared_ptr<communicator> group_;
