@@ -16,7 +16,7 @@ import re
 import tempfile
 
 from compare_start import first_byte
-from gpu_model import config_of, weights_read
+from gpu_model import config_of, weights
 from measure import machine, median, ratio, run, spread
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -44,7 +44,7 @@ def bytes_in_cache(files):
 def bytes_of_preset(preset):
     c = config_of(preset)
     embedding = 0 if c.get("tie_word_embeddings") else c["vocab_size"] * c["hidden_size"]
-    return 2 * (weights_read(c) + embedding)
+    return 2 * (weights(c, float("inf")) + embedding)
 
 
 def main():
