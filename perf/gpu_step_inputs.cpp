@@ -1,12 +1,14 @@
 // What a decode step costs the rank's thread before anything is queued on the card, by part: the plan read and checked,
 // applied to the slots, its attention divided, its inputs written. The same calls as gpu_backend::launch; needs no
-// card.
+// card. to_copy: all of it as a ratio to copying the plan's bytes and the inputs' once, in the same steps.
 #include <benchmark/benchmark.h>
 
 #include <array>
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "src/gpu/rank_plan.hpp"
@@ -49,6 +51,7 @@ class rank {
       step();
     }
     times = {};
+    copied = 0;
   }
 
   /// Every sequence one token further; the contexts that have become too long start again, untimed.
@@ -68,6 +71,7 @@ class rank {
   }
 
   std::array<double, n_parts> times{};  ///< seconds so far
+  double copied = 0;                    ///< seconds that the copies took
 
  private:
   void pages_for(std::uint32_t slot, std::uint32_t first, std::uint32_t n_tokens) {
@@ -85,6 +89,17 @@ class rank {
     r.position = position;
     r.n_tokens = n;
     builder_.rows.push_back(r);
+  }
+
+  /// Seconds, caches as a step finds them.
+  double copy(std::span<const std::byte> plan, std::span<const std::byte> inputs) {
+    copy_.resize(std::max(copy_.size(), plan.size() + inputs.size()));
+    if (cold) sweep();
+    const auto from = clock_type::now();
+    std::memcpy(copy_.data(), plan.data(), plan.size());
+    std::memcpy(copy_.data() + plan.size(), inputs.data(), inputs.size());
+    benchmark::DoNotOptimize(copy_.data());
+    return std::chrono::duration<double>(clock_type::now() - from).count();
   }
 
   double step() {
@@ -115,6 +130,7 @@ class rank {
     writer_.write(*plan, batch, entries_, l, inputs_.data());
     at[5] = clock_type::now();
     benchmark::DoNotOptimize(inputs_.data());
+    copied += copy(owned->bytes(), {inputs_.data(), l.bytes});
     for (std::uint32_t i = 0; i < n_parts; ++i) times[i] += std::chrono::duration<double>(at[i + 1] - at[i]).count();
     return std::chrono::duration<double>(at[n_parts] - at[0]).count();
   }
@@ -134,7 +150,7 @@ class rank {
   std::size_t taken_ = 0;
   std::vector<std::uint32_t> position_;
   std::vector<g::page_entry> entries_;
-  std::vector<std::byte> inputs_;
+  std::vector<std::byte> inputs_, copy_;
   std::vector<char> other_ = std::vector<char>(64u << 20);
   step_seq seq_ = 0;
 };
@@ -143,7 +159,13 @@ class rank {
 void decode_step(benchmark::State& state) {
   const auto r = std::make_unique<rank>(static_cast<std::uint32_t>(state.range(0)));
   r->cold = state.range(1) != 0;
-  for (auto _ : state) state.SetIterationTime(r->decode());
+  double all = 0;
+  for (auto _ : state) {
+    const double seconds = r->decode();
+    state.SetIterationTime(seconds);
+    all += seconds;
+  }
+  state.counters["to_copy"] = all / r->copied;
   for (std::uint32_t i = 0; i < n_parts; ++i)
     state.counters[names[i]] = r->times[i] / static_cast<double>(state.iterations()) * 1e6;
 }
