@@ -8,7 +8,7 @@ weights that a token reads (all but the embedding) at the read bandwidth, prompt
 token at the bf16 rate; attention is not counted, so shares are a little low. Of experts a token passes a few; a step reads
 those that its tokens would choose between them if all were chosen alike. Below each row of decode: what a step costs the
 host (the scheduler's planning, the rank's launch) and how long the card is idle between two queued steps, as shares of the
-step's time; they are of the last 512 steps, so --rounds below 3 would mix two rows. --tp N: the same rows on N cards, as a
+step's time, the latter also as a ratio to what lies between two graphs of kernels that do nothing; they are of the last 512 steps, so --rounds below 3 would mix two rows. --tp N: the same rows on N cards, as a
 ratio to one. --serve N: N streams over HTTP of 512 words in and 128 tokens out, and the host's mean time per step, out of
 /metrics. --deterministic: its price, as a ratio.
 """
@@ -74,10 +74,11 @@ def bench(a, batches, *more):
     return out, host
 
 
-def print_host(times, step):
-    """`step`: seconds."""
+def print_host(times, step, gap):
+    """`step`, and `gap` between two empty graphs: seconds."""
     for what, both in times.items():
-        print(f"  {what:<12}" + "   ".join(f"{name} {t:9.1f} us {100e-6 * t / step:6.2f} %" for name, t in zip(("p50", "p99"), both)))
+        print(f"  {what:<12}" + "   ".join(f"{name} {t:9.1f} us {100e-6 * t / step:6.2f} %" for name, t in zip(("p50", "p99"), both))
+              + ("   ratio " + ", ".join(f"{1e-6 * t / gap:.2f}" for t in both) if what == "card idle" else ""))
 
 
 def step_sums(port):
@@ -132,14 +133,14 @@ def main():
     read, rate = ceiling["read_bytes_per_second"], ceiling["bf16_per_second"]
     config = config_of(a.preset)
     n = weights(config)
-    print(f"{ceiling['card']}: reads {read / 1e12:.2f} TB/s, bf16 {rate / 1e12:.0f} TFLOP/s; {a.preset}, {n / 1e9:.2f} G weights a token")
+    print(f"{ceiling['card']}: reads {read / 1e12:.2f} TB/s, bf16 {rate / 1e12:.0f} TFLOP/s, {1e6 * ceiling['graph_gap_seconds']:.1f} us between empty graphs; {a.preset}, {n / 1e9:.2f} G weights a token")
     one, host = bench(a, a.batches)
     for test, tokens in one.items():
         batch = int(test.removeprefix("batch")) if test.startswith("batch") else 1
         share = tokens * 2 * n / rate if test.startswith("pp") else tokens / batch * 2 * weights(config, batch) / read
         print(f"{test:<12}{tokens:>12.1f} tokens/s   {100 * share:5.1f} % of the ceiling")
         if a.rounds >= 3:
-            print_host(host.get(test, {}), batch / tokens)
+            print_host(host.get(test, {}), batch / tokens, ceiling["graph_gap_seconds"])
     for what, more in ((f"{a.tp} cards", ["--tensor-parallel-size", str(a.tp)]), ("deterministic", ["--deterministic"])):
         if (a.tp == 1 and "cards" in what) or (not a.deterministic and what == "deterministic"):
             continue
