@@ -11,7 +11,8 @@ device_info describe(int ordinal, const cudaDeviceProp& p) {
           static_cast<std::uint32_t>(p.major),
           static_cast<std::uint32_t>(p.minor),
           static_cast<std::uint32_t>(p.multiProcessorCount),
-          p.totalGlobalMem};
+          p.totalGlobalMem,
+          std::to_array(p.uuid.bytes)};
 }
 
 std::string size_text(std::uint64_t bytes) { return std::to_string((bytes + (1u << 20) - 1) >> 20) + " MiB"; }

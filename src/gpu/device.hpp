@@ -1,6 +1,7 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -18,6 +19,7 @@ struct device_info {
   std::uint32_t major = 0, minor = 0;  ///< compute capability
   std::uint32_t n_sms = 0;
   std::uint64_t total_bytes = 0;
+  std::array<char, 16> uuid{};  ///< of the card, the same in every process
 };
 
 /// The cards of a compute capability that the kernels know; empty where there is no driver or no card.

@@ -145,6 +145,18 @@ result<void*> peers::reach(const card& mine, const card& other) {
 
 void peers::give_up() noexcept { std::atomic_ref(*word_.at<std::uint32_t>(0)).store(1); }
 
+result<void> one_card_each(const model::group_place& place, const device_info& device, const share_blocks& share) {
+  std::vector<std::array<char, 16>> cards(place.size);
+  cards[place.rank] = device.uuid;
+  if (auto ok = share(std::as_writable_bytes(std::span(cards))); !ok) return ok;
+  for (std::uint32_t q = 1; q < place.size; ++q)
+    if (const auto same = std::ranges::find(cards, cards[q]); same != cards.begin() + q)
+      return failure(errc::invalid_argument, "ranks " + std::to_string(same - cards.begin()) + " and " +
+                                                 std::to_string(q) +
+                                                 " have the same card: give one of them another by --device cuda:N");
+  return {};
+}
+
 result<void> connect_peers(communicator& group, const device_info& device, const share_blocks& share) {
   const model::group_place& place = group.place();
   std::vector<peers::card> cards(place.size);

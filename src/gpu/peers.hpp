@@ -59,6 +59,10 @@ class peers {
 /// Equal blocks, one per rank, of which each rank has filled its own: then all ranks have all.
 using share_blocks = std::function<result<void>(std::span<std::byte> blocks)>;
 
+/// Fails on all ranks where two of them have the same card: NCCL may hang then, and kernels that wait for each other
+/// take turns on it. All ranks call it. Errors: those of `share`; invalid_argument, naming the first two ranks.
+result<void> one_card_each(const model::group_place&, const device_info&, const share_blocks& share);
+
 /// Gives the group's end direct ways to the other cards if every rank has them to every other; else sums take NCCL, and
 /// the log says why. All ranks call it. NCCL_P2P_DISABLE, which says that cards do not reach each other here, holds for
 /// this too. Errors: those of `share`.

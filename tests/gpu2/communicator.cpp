@@ -80,6 +80,25 @@ BOOST_AUTO_TEST_CASE(after_an_all_reduce_all_ranks_have_the_same_bits) {
 
 // Two groups that wait on the same two cards could wait for each other; and whoever forbids NCCL the way between cards
 // forbids it.
+BOOST_AUTO_TEST_CASE(two_ranks_do_not_share_a_card) {
+  const auto check = [](int first, int second) {
+    const auto members = group::make_thread_group(2, {}).value();
+    result<void> said[2];
+    caller threads[2];
+    for (std::uint32_t r = 0; r < 2; ++r)
+      threads[r].start([&, r] {
+        const device_info card = use_device(r == 0 ? first : second).value();
+        said[r] = one_card_each(members[r]->place(), card,
+                                [&](std::span<std::byte> b) { return members[r]->share_blocks(b); });
+      });
+    for (caller& t : threads) t.wait();
+    BOOST_TEST(said[0].ok() == said[1].ok());
+    return said[1] ? "" : said[1].error().message;
+  };
+  BOOST_TEST(check(0, 1) == "");
+  BOOST_TEST(check(1, 1) == "ranks 0 and 1 have the same card: give one of them another by --device cuda:N");
+}
+
 BOOST_AUTO_TEST_CASE(cards_exchange_sums_for_one_group_of_a_process_and_where_it_is_allowed) {
   const auto ways = [](pair_of_ranks& p) {
     const card_group cards(2, sums::nccl);

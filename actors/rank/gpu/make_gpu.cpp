@@ -75,10 +75,11 @@ result<std::shared_ptr<gpu::communicator>> join(group::collective& group, int or
   auto card = gpu::use_device(ordinal);
   if (!card) return card.take_error();
   if (auto ok = group.barrier(); !ok) return ok.take_error();  // from here on nobody waits for one without a card
+  const auto share = [&group](std::span<std::byte> blocks) { return group.share_blocks(blocks); };
+  if (auto ok = gpu::one_card_each(group.place(), *card, share); !ok) return ok.take_error();
   auto joined = gpu::communicator::join(group.place(), id, std::chrono::seconds(o.rank_start_timeout),
                                         std::chrono::seconds(o.step_timeout));
   if (!joined) return joined;
-  const auto share = [&group](std::span<std::byte> blocks) { return group.share_blocks(blocks); };
   if (auto ok = gpu::connect_peers(**joined, *card, share); !ok) return ok.take_error();
   return joined;
 }

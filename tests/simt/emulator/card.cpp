@@ -145,6 +145,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   if (!exists(device)) return told(cudaErrorInvalidDevice);
   *p = {};
   std::strcpy(p->name, "an emulated card");
+  p->uuid.bytes[0] = static_cast<char>(device + 1);
   p->totalGlobalMem = memory_bytes;
   p->major = capability_major;
   p->minor = capability_minor;

@@ -25,8 +25,12 @@ cudaError_t cudaGetLastError();
 
 // ---- cards
 
+struct cudaUUID_t {
+  char bytes[16];
+};
 struct cudaDeviceProp {
   char name[256];
+  cudaUUID_t uuid;
   std::size_t totalGlobalMem;
   int major, minor, multiProcessorCount, warpSize, maxThreadsPerBlock;
   std::size_t sharedMemPerBlock, sharedMemPerBlockOptin;
