@@ -149,24 +149,26 @@ void measure(const shape& s, std::uint32_t n, double bandwidth) {
   layer l(s, n);
   std::printf("%s, %u tokens: %.1f of %u experts a step, tiles of %u rows\n", s.name, n, l.experts_read, s.n_experts,
               l.tile);
+  const auto share = [&](double us, std::uint64_t bytes) {
+    return 100 * l.experts_read * static_cast<double>(bytes) / bandwidth / (us * 1e-6);
+  };
   const auto report = [&](const char* what, double us) { std::printf("  %-18s %9.2f us\n", what, us); };
   /// One matrix for all rows: what such a product takes where nothing is divided.
-  const auto product = [&](const char* what, double us, double matrix_bytes, const std::byte* w, const std::byte* from,
-                           std::byte* to, std::uint32_t out_rows, std::uint32_t cols) {
+  const auto product = [&](const char* what, double us, std::uint64_t matrix_bytes, const std::byte* w,
+                           const std::byte* from, std::byte* to, std::uint32_t out_rows, std::uint32_t cols) {
     const double plain = l.time([&](int) {
       return matmul({w, from, dtype::bf16, out_rows, cols, to, dtype::bf16, out_rows, false}, l.n_rows,
                     static_cast<std::uint32_t>(l.rows), l.stream);
     });
     std::printf("  %-18s %9.2f us  %5.1f %% of reading its weights, %5.2f times as long as one matrix for all rows\n",
-                what, us, 100 * l.experts_read * matrix_bytes / bandwidth / (us * 1e-6), us / plain);
+                what, us, share(us, matrix_bytes), us / plain);
   };
   const auto router = [&](int) {
     return matmul({l.router, l.x, dtype::bf16, s.n_experts, s.hidden, l.scores, dtype::f32, s.n_experts, false},
                   l.number, n, l.stream);
   };
   const auto read = [&](const char* what, double us, std::uint64_t bytes) {
-    std::printf("  %-18s %9.2f us  %5.1f %% of reading its weights\n", what, us,
-                100 * l.experts_read * static_cast<double>(bytes) / bandwidth / (us * 1e-6));
+    std::printf("  %-18s %9.2f us  %5.1f %% of reading its weights\n", what, us, share(us, bytes));
   };
   const auto in_order = [](auto... f) {
     return [=](int i) mutable {
@@ -177,15 +179,14 @@ void measure(const shape& s, std::uint32_t n, double bandwidth) {
   };
   const auto route = [&](int i) { return l.route(i); };
   const auto first = [&](int i) { return l.first(i); };
+  const auto gated = [&](int i) { return l.gated(i); };
   const auto second = [&](int i) { return l.second(i); };
   const auto combine = [&](int i) { return l.combine(i); };
   report("router", l.time(router));
   report("route, combine", l.time(in_order(route, combine)));
-  product("gate and up", l.time(first), static_cast<double>(l.gate_up_stride), l.gate_up, l.x_rows, l.both, 2 * s.ffn,
-          s.hidden);
-  read("with activation", l.time([&](int i) { return l.gated(i); }), l.gate_up_stride);
-  product("down", l.time(second), static_cast<double>(l.down_stride), l.down, l.activated, l.y, s.hidden, s.ffn);
-  const auto gated = [&](int i) { return l.gated(i); };
+  product("gate and up", l.time(first), l.gate_up_stride, l.gate_up, l.x_rows, l.both, 2 * s.ffn, s.hidden);
+  read("with activation", l.time(gated), l.gate_up_stride);
+  product("down", l.time(second), l.down_stride, l.down, l.activated, l.y, s.hidden, s.ffn);
   read("all", l.time(in_order(router, route, gated, second, combine)), l.gate_up_stride + l.down_stride);
   if (n == 1) {
     const auto one_route = [&](int i) { return l.one_route(i); };

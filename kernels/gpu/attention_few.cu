@@ -186,15 +186,8 @@ __global__ void __launch_bounds__(threads)
     scratch.values[at * HeadDim + column] = value;
   }
   if (n_parts == 1) return;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    std::uint32_t* const counter = scratch.counters + std::size_t{partial} * n_kv + kv_head;
-    is_last = atomicAdd(counter, 1u) + 1 == n_parts;
-    if (is_last) *counter = 0;
-  }
-  __syncthreads();
-  if (!is_last) return;
+  if (!is_last_block(is_last, n_parts, [&] { return scratch.counters + std::size_t{partial} * n_kv + kv_head; }))
+    return;
   __threadfence();
   for (std::uint32_t i = threadIdx.x; i < group * HeadDim; i += threads) {
     const std::uint32_t g = i / HeadDim, column = i % HeadDim;

@@ -2,6 +2,7 @@
 #include "kernels/gpu/attention_scratch.hpp"
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/fragments.cuh"
+#include "kernels/gpu/last_block.cuh"
 
 /// What the attention kernels share: the geometry of a piece of work, the merging of segments and the end of a row.
 namespace troupe::kernels::gpu {
@@ -103,15 +104,9 @@ template <class T>
 __device__ void finish_part(const attention_args& a, const attention_scratch& s, const attention_work& w,
                             float value_unit) {
   __shared__ bool is_last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    std::uint32_t* counter = s.counters + std::size_t{w.item.partial} * a.shape.n_kv_heads + w.kv_head;
-    is_last = atomicAdd(counter, 1u) + 1 == w.item.n_parts;
-    if (is_last) *counter = 0;
-  }
-  __syncthreads();
-  if (!is_last) return;
+  if (!is_last_block(is_last, w.item.n_parts,
+                     [&] { return s.counters + std::size_t{w.item.partial} * a.shape.n_kv_heads + w.kv_head; }))
+    return;
   __threadfence();
 
   const std::uint32_t head_dim = a.shape.head_dim, quads = head_dim / 4;

@@ -32,12 +32,10 @@ struct element<__nv_bfloat16> {
   __device__ static __nv_bfloat16 put(float x) { return __float2bfloat16_rn(x); }
 };
 
-/// f(T{}) for the element type of a dtype; cudaErrorInvalidValue for others.
+/// f(T{}) for the element type of f16 and bf16; cudaErrorInvalidValue for others.
 template <class F>
-cudaError_t with_element(dtype type, F&& f) {
+cudaError_t with_16_bits(dtype type, F&& f) {
   switch (type) {
-    case dtype::f32:
-      return f(float{});
     case dtype::f16:
       return f(__half{});
     case dtype::bf16:
@@ -45,6 +43,12 @@ cudaError_t with_element(dtype type, F&& f) {
     default:
       return cudaErrorInvalidValue;
   }
+}
+
+/// The same with f32.
+template <class F>
+cudaError_t with_element(dtype type, F&& f) {
+  return type == dtype::f32 ? f(float{}) : with_16_bits(type, f);
 }
 
 /// Sixteen bytes: what one load or store moves.

@@ -61,8 +61,7 @@ cudaError_t launch(const matmul_args& a, const rms_scale& scale, gemv_depth dept
   if (scale.squares != nullptr && (max_tokens != 1 || scale.n_squares % 4 != 0)) return cudaErrorInvalidValue;
   const std::uint32_t rows = gated ? a.rows / 2 : a.rows;
   const auto run = [&](auto kernel) {
-    return launch_dependent(kernel, (rows + gemv_warps - 1) / gemv_warps, 32 * gemv_warps, 0, stream, a, scale,
-                            n_tokens);
+    return launch_dependent(kernel, gemv_blocks(rows), 32 * gemv_warps, 0, stream, a, scale, n_tokens);
   };
   const auto with_tokens = [&]<class T, int d>() {
     switch (max_tokens) {
@@ -78,8 +77,7 @@ cudaError_t launch(const matmul_args& a, const rms_scale& scale, gemv_depth dept
     if (depth == gemv_depth::eight) return run(gemv_kernel<T, 8, 1, gated, activation>);
     return depth == gemv_depth::two ? with_tokens.template operator()<T, 2>() : with_tokens.template operator()<T, 4>();
   };
-  return a.type == dtype::f16 ? with_depth.template operator()<__half>()
-                              : with_depth.template operator()<__nv_bfloat16>();
+  return with_16_bits(a.type, [&](auto x) { return with_depth.template operator()<decltype(x)>(); });
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include "kernels/gpu/gate.cuh"
 #include "kernels/gpu/gemv_residual.cuh"
+#include "kernels/gpu/last_block.cuh"
 #include "kernels/gpu/route_token.cuh"
 
 namespace troupe::kernels::gpu {
@@ -33,14 +34,8 @@ __global__ void __launch_bounds__(32 * gemv_warps)
   if (threadIdx.x % 32 == 0) parts[warp] = part;
   const float factor = rms.factor(a.scale, a.cols);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    a.logits[expert] = factor * ((parts[0] + parts[1]) + (parts[2] + parts[3]));
-    __threadfence();
-    is_last = atomicAdd(a.routes.counts, 1u) + 1 == gridDim.x;
-    if (is_last) *a.routes.counts = 0;
-  }
-  __syncthreads();
-  if (!is_last || warp != 0) return;
+  if (threadIdx.x == 0) a.logits[expert] = factor * ((parts[0] + parts[1]) + (parts[2] + parts[3]));
+  if (!is_last_block(is_last, gridDim.x, [&] { return a.routes.counts; }) || warp != 0) return;
   __threadfence();
   route_token<per_lane, false>(a.logits, a.renormalized, a.routes, 0);
 }
@@ -135,14 +130,7 @@ __global__ void __launch_bounds__(32 * gemv_warps)
   if (threadIdx.x % 32 == 0) out[row] = accumulate ? out[row] + sum : sum;
 }
 
-template <class F>
-cudaError_t with_half(dtype type, F&& f) {
-  return type == dtype::f16 ? f(__half{}) : f(__nv_bfloat16{});
-}
-
 bool fits(const expert_gemv_args& a) { return can_gemv_experts(a.type, a.routes, a.cols, 8); }
-
-constexpr unsigned blocks(std::uint32_t warps) { return (warps + gemv_warps - 1) / gemv_warps; }
 
 }  // namespace
 
@@ -154,7 +142,7 @@ bool can_gemv_experts(dtype type, const expert_routes& r, std::uint32_t hidden, 
 cudaError_t gemv_route(const expert_router_args& a, const std::uint32_t* n_tokens, cudaStream_t stream) {
   const expert_routes& r = a.routes;
   if (!can_gemv_experts(a.type, r, a.cols, 8) || a.scale.n_squares % 4 != 0) return cudaErrorInvalidValue;
-  return with_half(a.type, [&](auto x) {
+  return with_16_bits(a.type, [&](auto x) {
     using T = decltype(x);
     const auto kernel = r.n_experts <= 32    ? router_kernel<T, 1>
                         : r.n_experts <= 128 ? router_kernel<T, 4>
@@ -166,19 +154,19 @@ cudaError_t gemv_route(const expert_router_args& a, const std::uint32_t* n_token
 cudaError_t gemv_gated_experts(const expert_gemv_args& a, gate_activation activation, const rms_scale& scale, void* y,
                                const std::uint32_t* n_tokens, cudaStream_t stream) {
   if (!fits(a) || a.rows == 0 || a.rows % 2 != 0 || scale.n_squares % 4 != 0) return cudaErrorInvalidValue;
-  return with_half(a.type, [&](auto x) {
+  return with_16_bits(a.type, [&](auto x) {
     using T = decltype(x);
-    return launch_dependent(gated_kernel<T>, dim3(blocks(a.rows / 2), a.routes.n_used), 32 * gemv_warps, 0, stream, a,
-                            activation, scale, static_cast<T*>(y), n_tokens);
+    return launch_dependent(gated_kernel<T>, dim3(gemv_blocks(a.rows / 2), a.routes.n_used), 32 * gemv_warps, 0, stream,
+                            a, activation, scale, static_cast<T*>(y), n_tokens);
   });
 }
 
 cudaError_t gemv_combine_experts(const expert_gemv_args& a, float* out, bool accumulate, const std::uint32_t* n_tokens,
                                  cudaStream_t stream) {
   if (!fits(a) || a.rows == 0) return cudaErrorInvalidValue;
-  return with_half(a.type, [&](auto x) {
-    return launch_dependent(combine_kernel<decltype(x)>, blocks(a.rows), 32 * gemv_warps, 0, stream, a, out, accumulate,
-                            n_tokens);
+  return with_16_bits(a.type, [&](auto x) {
+    return launch_dependent(combine_kernel<decltype(x)>, gemv_blocks(a.rows), 32 * gemv_warps, 0, stream, a, out,
+                            accumulate, n_tokens);
   });
 }
 

@@ -103,7 +103,7 @@ cudaError_t gemv_qkv(const gemv_qkv_args& a, gemv_depth depth, const std::uint32
   const auto kernel = depth == gemv_depth::two    ? qkv_kernel<2>
                       : depth == gemv_depth::four ? qkv_kernel<4>
                                                   : qkv_kernel<8>;
-  return launch_dependent(kernel, (pairs + gemv_warps - 1) / gemv_warps, 32 * gemv_warps, 0, stream, a, n_tokens);
+  return launch_dependent(kernel, gemv_blocks(pairs), 32 * gemv_warps, 0, stream, a, n_tokens);
 }
 
 }  // namespace troupe::kernels::gpu

@@ -11,6 +11,8 @@
 namespace troupe::kernels::gpu {
 
 constexpr std::uint32_t gemv_warps = 4;
+/// For so many warps.
+constexpr unsigned gemv_blocks(std::uint32_t warps) { return (warps + gemv_warps - 1) / gemv_warps; }
 
 /// Eight products of a packet, in order.
 template <class T>

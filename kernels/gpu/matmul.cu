@@ -160,8 +160,7 @@ cudaError_t gated_expert_matmul(const expert_matmul_args& e, gate_activation act
   if (max_tokens == 0 || e.product.rows == 0) return cudaSuccess;
   if (!can_gate_experts(e.product)) return cudaErrorInvalidValue;
   const gated_expert_rows rows{rows_of(e), activation};
-  return e.product.type == dtype::f16 ? launch_experts<__half>(e, rows, max_tokens, stream)
-                                      : launch_experts<__nv_bfloat16>(e, rows, max_tokens, stream);
+  return with_16_bits(e.product.type, [&](auto x) { return launch_experts<decltype(x)>(e, rows, max_tokens, stream); });
 }
 
 }  // namespace troupe::kernels::gpu

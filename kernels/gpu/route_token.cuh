@@ -3,19 +3,14 @@
 
 #include "kernels/gpu/element.cuh"
 #include "kernels/gpu/experts.hpp"
+#include "kernels/gpu/ordered.cuh"
 
 namespace troupe::kernels::gpu {
 
 inline constexpr std::uint32_t all_lanes = 0xffffffffu;
 
-/// A logit as an unsigned number in the same order, never 0. NaN counts as -inf, -0 as 0.
-__device__ inline std::uint32_t ordered(float x) {
-  const std::uint32_t bits = __float_as_uint(x == x ? x + 0.0f : -INFINITY);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-__device__ inline float from_ordered(std::uint32_t key) {
-  return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
-}
+/// NaN counts as -inf.
+__device__ inline std::uint32_t logit_key(float x) { return key_of(x == x ? x : -INFINITY); }
 
 /// A warp chooses token t's experts; lane l has the logits of experts l, l + 32, ... of [n, n_experts]. counts: the
 /// experts' rows are counted as well. Bytes: n_experts * 4.
@@ -26,7 +21,7 @@ __device__ void route_token(const float* logits, bool renormalized, const expert
   std::uint32_t keys[per_lane];  // 0: no expert
 #pragma unroll
   for (int i = 0; i < per_lane; ++i)
-    keys[i] = 32 * i + lane < r.n_experts ? ordered(__ldcg(logits + 32 * i + lane)) : 0;
+    keys[i] = 32 * i + lane < r.n_experts ? logit_key(__ldcg(logits + 32 * i + lane)) : 0;
 
   std::uint32_t taken = 0, largest = 0;  // taken: bit i for expert 32 i + lane
   for (std::uint32_t j = 0; j < r.n_used; ++j) {
@@ -44,11 +39,11 @@ __device__ void route_token(const float* logits, bool renormalized, const expert
     if (expert % 32 == lane) taken |= 1u << expert / 32;
   }
 
-  const float top = from_ordered(largest);
+  const float top = value_of(largest);
   float weights[per_lane], sum = 0;  // of what the weights are shares of
 #pragma unroll
   for (int i = 0; i < per_lane; ++i) {
-    weights[i] = keys[i] ? expf(from_ordered(keys[i]) - top) : 0.0f;
+    weights[i] = keys[i] ? expf(value_of(keys[i]) - top) : 0.0f;
     if (!renormalized || taken >> i & 1) sum += weights[i];
   }
   sum = warp_sum(sum);

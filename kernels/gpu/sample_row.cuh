@@ -2,6 +2,7 @@
 #include <cstdint>
 
 #include "kernels/common/philox.hpp"
+#include "kernels/gpu/ordered.cuh"
 #include "kernels/gpu/sample.hpp"
 
 /// What the sampler's kernels share: how a row's logits become the values that are drawn from, and the scratch between
@@ -37,14 +38,6 @@ __device__ inline draw_rules rules_of(const slot_sampling& s, std::uint32_t voca
   return {greedy, !greedy && (s.min_p > 0 || s.top_p < 1 || few), __fdiv_rn(1.0f, fminf(s.temperature, 1e6f))};
 }
 
-/// Larger for larger x; no NaN. Zeros of both signs are one value.
-__device__ inline std::uint32_t key_of(float x) {
-  const std::uint32_t bits = __float_as_uint(__fadd_rn(x, 0.0f));
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-__device__ inline float value_of(std::uint32_t key) {
-  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
 /// Ascending order is that of src/sample: larger values first, equals by id.
 __device__ inline std::uint64_t rank_of(float x, std::uint32_t token) {
   return std::uint64_t{~key_of(x)} << 32 | token;

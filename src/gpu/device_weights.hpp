@@ -27,6 +27,7 @@ struct linear {
   std::uint32_t rows = 0, cols = 0;
   std::vector<linear_part> parts;  ///< of experts: of the first
   bool packed() const { return parts.front().packed.form != kernels::gpu::packed_form::none; }
+  bool plain() const { return parts.size() == 1 && !packed(); }  ///< one matrix in the compute type
 };
 
 struct layer_weights {

@@ -164,10 +164,9 @@ gpu_decoder::gpu_decoder(std::shared_ptr<const model::model> m, std::shared_ptr<
       kv_scales_(reinterpret_cast<float*>(base + at.kv_scales)) {
   if (c_.n_experts)
     routes_ = g::view_expert_routes(base + at.routes, c_.n_experts, c_.n_experts_used, s.max_batched_tokens);
-  const auto plain = [](const linear& x) { return x.parts.size() == 1 && !x.packed(); };
   const bool plain_layers = std::ranges::all_of(weights_.layers, [&](const layer_weights& w) {
-    return plain(w.qkv) && plain(w.o) && plain(w.gate_up) && plain(w.down) && !w.o_bias && !w.gate_bias && !w.up_bias &&
-           !w.down_bias;
+    return w.qkv.plain() && w.o.plain() && w.gate_up.plain() && w.down.plain() && !w.o_bias && !w.gate_bias &&
+           !w.up_bias && !w.down_bias;
   });
   // Of a norm's two halves the first is in bf16: without a division before it, f16 could overflow.
   fuses_one_token_ = plain_layers && (c_.n_experts == 0 || experts_by_gemv(1)) && (!group_ || exchanges(1)) &&

@@ -5,16 +5,10 @@ namespace troupe::gpu {
 
 namespace g = kernels::gpu;
 
-namespace {
-
-bool plain(const linear& l) { return l.parts.size() == 1 && !l.packed(); }
-
-}  // namespace
-
 bool gpu_decoder::experts_by_gemv(std::uint32_t n_tokens) const {
   const layer_weights& w = weights_.layers.front();
   return n_tokens == 1 && !options_.deterministic &&
-         g::can_gemv_experts(options_.compute, routes_, c_.hidden, c_.ffn) && plain(w.gate_up) && plain(w.down);
+         g::can_gemv_experts(options_.compute, routes_, c_.hidden, c_.ffn) && w.gate_up.plain() && w.down.plain();
 }
 
 g::expert_gemv_args gpu_decoder::down_of_experts(std::uint32_t i) const {

@@ -141,7 +141,7 @@ kernels::gpu::matmul_args products::arguments(const linear_part& part, std::uint
 }
 
 std::optional<gemv_depth> products::gemv_of(const linear& l, const product& p, std::uint32_t max_tokens) {
-  if (deterministic_ || l.parts.size() != 1 || l.packed()) return std::nullopt;
+  if (deterministic_ || !l.plain()) return std::nullopt;
   auto c = plan({max_tokens, l.rows, l.cols, p.ld_y, compute_, p.y_type, p.accumulate});
   if (!c) return std::nullopt;
   return depth_of((*c)->who);

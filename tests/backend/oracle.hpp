@@ -44,12 +44,11 @@ struct distance {
 };
 
 /// KL divergence of the reference's row from what was computed, and relative L2.
-inline distance compare_row(const std::vector<float>& got, const std::uint16_t* want) {
+inline distance compare_row(const std::vector<float>& got, const std::vector<double>& p) {
   const std::size_t vocab = got.size();
-  std::vector<double> p(vocab), q(got.begin(), got.end());
+  const std::vector<double> q(got.begin(), got.end());
   double difference = 0, norm = 0;
   for (std::size_t i = 0; i < vocab; ++i) {
-    p[i] = kernels::f16_to_f32(want[i]);
     difference += (p[i] - q[i]) * (p[i] - q[i]);
     norm += p[i] * p[i];
   }
@@ -73,7 +72,9 @@ inline distances compare(const std::vector<std::vector<float>>& got, const std::
   std::vector<double> kl, relative;
   for (const auto& row : got) {
     BOOST_TEST_REQUIRE(row.size() == vocab);
-    const distance d = compare_row(row, want);
+    std::vector<double> reference(vocab);
+    std::transform(want, want + vocab, reference.begin(), kernels::f16_to_f32);
+    const distance d = compare_row(row, reference);
     kl.push_back(d.kl);
     relative.push_back(d.relative);
     want += vocab;

@@ -13,6 +13,15 @@ class driver : public backend_driver {
         }) {}
 };
 
+/// A driver whose steps of one token are captured: their products have been timed, and are by a gemv each.
+template <class Driver>
+struct one_token : Driver {
+  template <class... Arguments>
+  explicit one_token(Arguments&&... arguments) : Driver(std::forward<Arguments>(arguments)...) {
+    this->warm_up(1);
+  }
+};
+
 inline gpu::gpu_options small(kernels::dtype compute, kernels::gpu::kv_type kv) {
   gpu::gpu_options o;
   o.compute = compute;

@@ -38,16 +38,11 @@ BOOST_AUTO_TEST_CASE(half_precision_is_near) {
 
 // Steps of one token have a path of their own.
 BOOST_AUTO_TEST_CASE(a_token_at_a_time_is_near) {
-  struct one_token_driver : driver {
-    one_token_driver(std::shared_ptr<const model::model> m, const gpu::gpu_options& o) : driver(std::move(m), o) {
-      warm_up(1);  // products are timed: by a gemv each
-    }
-  };
   for (const kv_type kv : {kv_type::bf16, kv_type::f32})
     for (const oracle_case& c : oracle_cases) {
       if (left_out(c) || (emulated && kv == kv_type::f32)) continue;
       check_model(c, {.kl = 2e-3, .relative = 4e-2, .greedy = false, .chunk = 1, .of_median = c.experts},
-                  [&](auto m) { return one_token_driver(m, small(dtype::bf16, kv)); });
+                  [&](auto m) { return one_token<driver>(m, small(dtype::bf16, kv)); });
     }
 }
 

@@ -71,12 +71,6 @@ void check_determinism(std::uint32_t size) {
 
 /// Steps of one token have a path of their own, in which each product sends its rows as soon as they are there.
 void check_one_token(std::uint32_t size) {
-  struct one_token_driver : group_driver {
-    one_token_driver(std::shared_ptr<const model::model> m, const gpu::gpu_options& o, sums way, std::uint32_t n)
-        : group_driver(std::move(m), o, way, n) {
-      warm_up(1);
-    }
-  };
   for (const sums way : both_ways)
     for (const oracle_case& c : oracle_cases) {
       if (!c.distinct || (emulated && way == sums::nccl)) continue;
@@ -85,7 +79,7 @@ void check_one_token(std::uint32_t size) {
       BOOST_TEST_CONTEXT(name(way))
       check_model(
           c, {.kl = 2e-3, .relative = 4e-2, .greedy = false, .chunk = 1, .of_median = c.experts},
-          [&](auto whole) { return one_token_driver(whole, small(dtype::bf16, kv_type::bf16), way, size); },
+          [&](auto whole) { return one_token<group_driver>(whole, small(dtype::bf16, kv_type::bf16), way, size); },
           [](group_driver& d) { BOOST_TEST(d.ranks().logits_equal()); });
     }
 }
@@ -128,16 +122,7 @@ BOOST_AUTO_TEST_CASE(two_ranks_say_what_one_says, *boost::unit_test::preconditio
       std::size_t at = 0, same_top = 0;
       const score s = measure_smollm2(d, 1000, [&](const std::vector<float>& row) {
         const std::vector<float>& want = one[at++];
-        double top_p = -INFINITY, top_q = -INFINITY, sum_p = 0, sum_q = 0, here = 0;
-        for (std::size_t i = 0; i < row.size(); ++i)
-          top_p = std::max<double>(top_p, want[i]), top_q = std::max<double>(top_q, row[i]);
-        for (std::size_t i = 0; i < row.size(); ++i)
-          sum_p += std::exp(want[i] - top_p), sum_q += std::exp(row[i] - top_q);
-        for (std::size_t i = 0; i < row.size(); ++i) {
-          const double log_p = want[i] - top_p - std::log(sum_p), log_q = row[i] - top_q - std::log(sum_q);
-          here += std::exp(log_p) * (log_p - log_q);
-        }
-        kl += here;
+        kl += compare_row(row, {want.begin(), want.end()}).kl;
         same_top += std::max_element(row.begin(), row.end()) - row.begin() ==
                     std::max_element(want.begin(), want.end()) - want.begin();
       });

@@ -232,6 +232,13 @@ void check_products(std::mt19937& rng, const expert_case& c, const routed_step& 
   BOOST_TEST(different == 0u, different << " of " << r.n_rows << " rows differ from the plain product's");
 }
 
+struct load {
+  std::uint32_t n_experts, n_used, n, max_tokens;
+};
+/// Tiles of 8, 16, 32, 64 and 128 rows, full and not.
+constexpr load loads[] = {{8, 2, 1, 1},   {8, 2, 7, 8},     {16, 4, 40, 44},
+                          {5, 2, 60, 64}, {4, 2, 110, 120}, {3, 2, 210, 230}};
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(gpu_experts)
@@ -264,12 +271,6 @@ BOOST_AUTO_TEST_CASE(what_is_not_a_number_is_chosen_last) {
 
 BOOST_AUTO_TEST_CASE(a_row_has_the_bits_of_the_plain_product) {
   std::mt19937 rng(2);
-  struct load {
-    std::uint32_t n_experts, n_used, n, max_tokens;
-  };
-  // Tiles of 8, 16, 32, 64 and 128 rows, full and not.
-  const load loads[] = {{8, 2, 1, 1},   {8, 2, 7, 8},     {16, 4, 40, 44},
-                        {5, 2, 60, 64}, {4, 2, 110, 120}, {3, 2, 210, 230}};
   for (const dtype type : {dtype::bf16, dtype::f16, dtype::f32})
     for (const load& l : loads)
       for (const bool gathers : {true, false}) {
@@ -285,11 +286,6 @@ BOOST_AUTO_TEST_CASE(a_row_has_the_bits_of_the_plain_product) {
 // The gate and what it is for, in f32, then the activation, rounded once.
 BOOST_AUTO_TEST_CASE(a_gated_product_is_the_product_and_the_activation) {
   std::mt19937 rng(6);
-  struct load {
-    std::uint32_t n_experts, n_used, n, max_tokens;
-  };
-  const load loads[] = {{8, 2, 1, 1},   {8, 2, 7, 8},     {16, 4, 40, 44},
-                        {5, 2, 60, 64}, {4, 2, 110, 120}, {3, 2, 210, 230}};
   for (const dtype type : {dtype::bf16, dtype::f16})
     for (const load& l : loads)
       for (const auto& [ffn, cols] : {std::pair{24u, 72u}, {70u, 264u}}) {

@@ -20,4 +20,16 @@ struct norm_half {
   kernels::gpu::rms_scale scale() const { return {on_device, static_cast<std::uint32_t>(squares.size()), eps}; }
 };
 
+/// What a product leaves of the next norm beside the residual stream h, bit for bit: h times the norm's weight, rounded
+/// to bf16, and the squares of each four.
+inline void check_norm_half(const std::vector<float>& h, const std::vector<float>& norm_weight,
+                            std::span<const std::uint8_t> weighted, const std::vector<float>& squares) {
+  std::vector<float> times(h.size()), sums(h.size() / 4);
+  for (std::size_t i = 0; i < h.size(); ++i) times[i] = h[i] * norm_weight[i];
+  for (std::size_t i = 0; i < h.size(); i += 4)
+    sums[i / 4] = (h[i] * h[i] + h[i + 1] * h[i + 1]) + (h[i + 2] * h[i + 2] + h[i + 3] * h[i + 3]);
+  BOOST_TEST((decode(kernels::dtype::bf16, weighted) == rounded(kernels::dtype::bf16, times)));
+  BOOST_TEST((squares == sums));
+}
+
 }  // namespace troupe::test
